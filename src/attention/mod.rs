@@ -1,0 +1,1 @@
+//! The two attentions of the paper: center-aligned and Grad-CAM.

@@ -1,0 +1,1 @@
+//! Generators, one paper one file.

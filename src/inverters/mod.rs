@@ -1,0 +1,1 @@
+//! Inverters: methods that turn an image into latents.

@@ -1,0 +1,1 @@
+//! Metrics, one file each; a name is a whole protocol.

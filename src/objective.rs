@@ -1,0 +1,1 @@
+//! The objective: every term of Eqs. 3-8.

@@ -1,0 +1,1 @@
+//! Adam and LREQAdam with saveable state.

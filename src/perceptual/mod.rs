@@ -1,0 +1,1 @@
+//! Feature networks: VGG16, LPIPS, FID Inception.

@@ -1,0 +1,125 @@
+//! What a run leaves behind: scores per image, curves, provenance; and what is computed from them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub mod compare;
+pub mod stats;
+pub mod store;
+
+/// The record of one study in one profile. `scores` and `curves` depend on the specification and the seeds only;
+/// whatever differs between two equal runs (times, memory, host) stands in `provenance`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Version of this format.
+    pub format: u32,
+    pub study: String,
+    pub profile: String,
+    /// The study as it was run: profile applied, every default written out.
+    pub spec: serde_json::Value,
+    pub arms: Vec<ArmInfo>,
+    pub seeds: Vec<u64>,
+    pub images: Vec<ImageInfo>,
+    pub scores: Vec<Score>,
+    pub curves: Vec<CurvePoint>,
+    pub provenance: Provenance,
+}
+
+/// A row of the study's table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArmInfo {
+    /// The name used in files and on the command line, for example "w_zn".
+    pub name: String,
+    /// The name printed in tables and figures, for example "w + z_n".
+    pub label: String,
+    /// True for the rows that no training produced: "mean image" and "G(mean w)".
+    pub reference: bool,
+}
+
+/// One evaluation image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageInfo {
+    /// "synthesized" (made by the generator) or "real" (a held-out picture).
+    pub set: String,
+    pub id: String,
+    /// SHA-256 of the 8-bit RGB pixels, row by row.
+    pub sha256: String,
+    /// What this picture wears or does that the generator never saw, or empty.
+    #[serde(default)]
+    pub unseen: Vec<String>,
+}
+
+/// One number: one metric of one image of one arm and seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Score {
+    pub arm: String,
+    pub seed: u64,
+    pub set: String,
+    pub image: String,
+    /// The full protocol name of the metric, for example "ssim-uniform7@64".
+    pub metric: String,
+    /// `null` in JSON stands for +infinity (PSNR of identical images).
+    #[serde(with = "infinite_as_null")]
+    pub value: f64,
+}
+
+/// One point of a convergence curve: the mean of a metric over a fixed set of held-out images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CurvePoint {
+    pub arm: String,
+    pub seed: u64,
+    pub set: String,
+    /// Training images seen so far.
+    pub images: u64,
+    pub metric: String,
+    pub value: f64,
+}
+
+/// Where and how the numbers were made.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    pub version: String,
+    pub git_commit: String,
+    pub git_dirty: bool,
+    pub device: String,
+    pub cpu: String,
+    pub threads: usize,
+    pub dtype: String,
+    pub date: String,
+    /// SHA-256 of every weight file by the name of its card.
+    pub weights: BTreeMap<String, String>,
+    /// Licences of the weights that restrict the use of the results, by card.
+    pub licences: BTreeMap<String, String>,
+    pub image_list_sha256: String,
+    /// Wall time in seconds, peak memory in bytes, by stage.
+    pub stages: Vec<StageCost>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageCost {
+    pub stage: String,
+    pub key: String,
+    pub cached: bool,
+    pub seconds: f64,
+    pub peak_memory_bytes: u64,
+}
+
+mod infinite_as_null {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, s: S) -> Result<S::Ok, S::Error> {
+        if value.is_finite() { value.serialize(s) } else { s.serialize_none() }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+        Ok(Option::<f64>::deserialize(d)?.unwrap_or(f64::INFINITY))
+    }
+}

@@ -1,0 +1,1 @@
+//! The procedural image sources and the training of the mini networks.

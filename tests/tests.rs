@@ -1,0 +1,16 @@
+//! The one test binary: `cargo test --release --test tests parity` runs the parity part alone.
+
+mod baselines;
+mod cli;
+mod faults;
+mod gate;
+mod images;
+mod metrics;
+mod mini;
+mod ops;
+mod parity;
+mod specs;
+mod statistics;
+mod tables;
+mod weights;
+mod zoo;
