@@ -1,0 +1,142 @@
+//! Halving and doubling of maps: average pooling, max pooling, nearest upsampling.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::node::{Scalar, by_dtype, data, join1, pieces, tensor};
+
+/// (tensor, [b, C], [H, W], [H/2, W/2])
+type Halved = (Tensor, [usize; 2], [usize; 2], [usize; 2]);
+
+fn halves(x: &Tensor) -> Result<Halved> {
+    let (b, c, h, w) = x.dims4()?;
+    if h < 2 || w < 2 {
+        bail!("pooling by 2 needs maps of at least 2x2, got {:?}", x.dims())
+    }
+    Ok((x.contiguous()?, [b, c], [h, w], [h / 2, w / 2]))
+}
+
+fn avg<T: Scalar>(x: &Tensor) -> Result<Tensor> {
+    let (x, [b, c], [h, w], [oh, ow]) = halves(x)?;
+    let quarter = T::of(0.25);
+    let out = {
+        let xd = data::<T>(&x)?;
+        let xd: &[T] = &xd;
+        let mut out = vec![T::zero(); b * c * oh * ow];
+        pieces(&mut out, oh * ow, |i, o| {
+            let x = &xd[i * h * w..(i + 1) * h * w];
+            for (y, o) in o.chunks_exact_mut(ow).enumerate() {
+                let (r0, r1) = x[2 * y * w..].split_at(w);
+                for (o, (a, b)) in o.iter_mut().zip(r0.chunks_exact(2).zip(r1.chunks_exact(2))) {
+                    *o = (a[0] + a[1] + b[0] + b[1]) * quarter;
+                }
+            }
+        });
+        out
+    };
+    join1("avg_pool2", &x, out, (b, c, oh, ow), move |_, g| {
+        let gd = data::<T>(g)?;
+        let gd: &[T] = &gd;
+        let mut dx = vec![T::zero(); b * c * h * w];
+        pieces(&mut dx, h * w, |i, d| {
+            let g = &gd[i * oh * ow..(i + 1) * oh * ow];
+            for (g, rows) in g.chunks_exact(ow).zip(d.chunks_exact_mut(2 * w)) {
+                let (r0, r1) = rows.split_at_mut(w);
+                for (g, d) in g.iter().zip(r0.chunks_exact_mut(2)) {
+                    d.fill(*g * quarter);
+                }
+                r1.copy_from_slice(r0);
+            }
+        });
+        Ok([Some(tensor(dx, (b, c, h, w))?)])
+    })
+}
+
+/// Mean over 2x2 windows, stride 2; an odd last row or column is dropped.
+pub fn avg_pool2(x: &Tensor) -> Result<Tensor> {
+    by_dtype!(x, avg(x))
+}
+
+fn max<T: Scalar>(x: &Tensor) -> Result<Tensor> {
+    let (x, [b, c], [h, w], [oh, ow]) = halves(x)?;
+    let out = {
+        let xd = data::<T>(&x)?;
+        let xd: &[T] = &xd;
+        let mut out = vec![T::zero(); b * c * oh * ow];
+        let larger = |a: T, b: T| if b > a || b.is_nan() { b } else { a };
+        pieces(&mut out, oh * ow, |i, o| {
+            let x = &xd[i * h * w..(i + 1) * h * w];
+            for (y, o) in o.chunks_exact_mut(ow).enumerate() {
+                let (r0, r1) = x[2 * y * w..].split_at(w);
+                for (o, (a, b)) in o.iter_mut().zip(r0.chunks_exact(2).zip(r1.chunks_exact(2))) {
+                    *o = larger(larger(a[0], a[1]), larger(b[0], b[1]));
+                }
+            }
+        });
+        out
+    };
+    let held = x.clone();
+    join1("max_pool2", &x, out, (b, c, oh, ow), move |res, g| {
+        let (x, r, gd) = (data::<T>(&held)?, data::<T>(res)?, data::<T>(g)?);
+        let (x, r, gd): (&[T], &[T], &[T]) = (&x, &r, &gd);
+        let mut dx = vec![T::zero(); x.len()];
+        pieces(&mut dx, h * w, |i, d| {
+            let x = &x[i * h * w..(i + 1) * h * w];
+            for j in 0..oh * ow {
+                let at = j / ow * 2 * w + j % ow * 2;
+                let top = r[i * oh * ow + j];
+                // The first place of the window that holds the maximum, in reading order.
+                let place = [at, at + 1, at + w, at + w + 1].into_iter().find(|p| x[*p] == top || x[*p].is_nan());
+                if let Some(p) = place {
+                    d[p] = gd[i * oh * ow + j];
+                }
+            }
+        });
+        Ok([Some(tensor(dx, held.shape())?)])
+    })
+}
+
+/// Maximum over 2x2 windows, stride 2; an odd last row or column is dropped. The gradient goes to the first maximum of a window.
+pub fn max_pool2(x: &Tensor) -> Result<Tensor> {
+    by_dtype!(x, max(x))
+}
+
+fn up<T: Scalar>(x: &Tensor) -> Result<Tensor> {
+    let (b, c, h, w) = x.dims4()?;
+    let x = x.contiguous()?;
+    let out = {
+        let xd = data::<T>(&x)?;
+        let xd: &[T] = &xd;
+        let mut out = vec![T::zero(); 4 * xd.len()];
+        pieces(&mut out, 4 * h * w, |i, o| {
+            for (x, rows) in xd[i * h * w..(i + 1) * h * w].chunks_exact(w).zip(o.chunks_exact_mut(4 * w)) {
+                let (r0, r1) = rows.split_at_mut(2 * w);
+                for (x, o) in x.iter().zip(r0.chunks_exact_mut(2)) {
+                    o[0] = *x;
+                    o[1] = *x;
+                }
+                r1.copy_from_slice(r0);
+            }
+        });
+        out
+    };
+    join1("upsample2", &x, out, (b, c, 2 * h, 2 * w), move |_, g| {
+        let gd = data::<T>(g)?;
+        let gd: &[T] = &gd;
+        let mut dx = vec![T::zero(); gd.len() / 4];
+        pieces(&mut dx, h * w, |i, d| {
+            let g = &gd[i * 4 * h * w..(i + 1) * 4 * h * w];
+            for (d, rows) in d.chunks_exact_mut(w).zip(g.chunks_exact(4 * w)) {
+                let (r0, r1) = rows.split_at(2 * w);
+                for (d, (a, b)) in d.iter_mut().zip(r0.chunks_exact(2).zip(r1.chunks_exact(2))) {
+                    *d = a[0] + a[1] + b[0] + b[1];
+                }
+            }
+        });
+        Ok([Some(tensor(dx, (b, c, h, w))?)])
+    })
+}
+
+/// Nearest upsampling by 2: each value becomes a 2x2 block.
+pub fn upsample2(x: &Tensor) -> Result<Tensor> {
+    by_dtype!(x, up(x))
+}
