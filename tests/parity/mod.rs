@@ -8,12 +8,13 @@ mod generators;
 mod harness;
 mod metrics;
 mod recipe;
+mod stats;
 
 use harness::{Check, areas, judge};
 
 /// Every check. A fixture goes to the first one that knows it.
 fn checks() -> Vec<Check> {
-    [baselines::CHECKS, containers::CHECKS, encoders::CHECKS, generators::CHECKS, metrics::CHECKS, recipe::CHECKS].concat()
+    [baselines::CHECKS, containers::CHECKS, encoders::CHECKS, generators::CHECKS, metrics::CHECKS, recipe::CHECKS, stats::CHECKS].concat()
 }
 
 /// The folders that have their own test below, so that they run side by side.
