@@ -4,6 +4,10 @@
 //! and is not clamped here; BigGAN ends in tanh. All of it is differentiable with respect to the latent, the constant and the
 //! noise strengths, whether the weights are frozen or not.
 
+mod checkpoint;
+pub mod stylegan1;
+
+pub use checkpoint::{Target, Tensors, family_of, open};
 
 use candle_core::{Device, Result, Tensor, bail};
 

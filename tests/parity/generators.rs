@@ -1,5 +1,167 @@
-//! Parity checks of this area; harness.rs says how to write them.
+//! Parity of the generators: images and input gradients of every constructor in parity/generators.
 
-use super::harness::Check;
+use candle_core::{DType, Device, Tensor};
+use mtv_bench::generators::{Generator, Stage, Synthesis, Target, Tensors, stylegan1};
+use serde_json::Value;
 
-pub const CHECKS: &[Check] = &[];
+use super::harness::{Check, Error, Fixture, Outcome};
+
+pub const CHECKS: &[Check] = &[stylegan1_podgorskiy, stylegan1_genforce];
+
+/// Tolerances of a file: (outputs, gradients), relative to the largest expected value.
+fn tolerances(f: &Fixture) -> Result<(f64, f64), Error> {
+    let of = |key: &str| f.entry["tolerance"][key].as_f64().ok_or(format!("the manifest gives no tolerance.{key}"));
+    Ok((of("forward_rel_to_max_abs")?, of("grad_rel_to_max_abs")?))
+}
+
+/// The weights of a fixture: every tensor that is not an input or an expected value.
+fn weights(tensors: &Tensors) -> Tensors {
+    let is_data = |name: &str| ["in.", "mid.", "out.", "train."].iter().any(|p| name.starts_with(p));
+    tensors.iter().filter(|(name, _)| !is_data(name)).map(|(name, t)| (name.clone(), t.clone())).collect()
+}
+
+fn target(f: &Fixture) -> Target {
+    Target::new(DType::F32, &Device::Cpu, &f.file)
+}
+
+/// `prefix.00`, `prefix.01`, ... in order.
+fn list(tensors: &Tensors, prefix: &str) -> Vec<Tensor> {
+    (0..).map_while(|i| tensors.get(&format!("{prefix}.{i:02}")).cloned()).collect()
+}
+
+/// The gradient of sum(image * weight) with respect to the latent, on which `image` depends.
+fn input_gradient(latent: &candle_core::Var, image: &Tensor, weight: &Tensor) -> Result<Tensor, Error> {
+    let grads = (image * weight)?.sum_all()?.backward()?;
+    Ok(grads.get(latent).ok_or("no gradient reached the latent")?.clone())
+}
+
+fn stylegan1_podgorskiy(f: &Fixture) -> Option<Outcome> {
+    let module = f.text("module");
+    if f.area != "generators" || !module.starts_with("podgorskiy StyleGAN1") {
+        return None;
+    }
+    Some(Outcome::of(|o| {
+        let t = f.tensors()?;
+        let (tol, tol_grad) = tolerances(f)?;
+        let net = stylegan1::open(weights(&t), &target(f), stylegan1::FUSED_FROM)?;
+        let layout = net.layout().clone();
+        let blocks = layout.channels.len();
+        let arg = |key: &str| f.arg("constructor", key);
+        let (startf, maxf) = (arg("startf")?, arg("maxf")?);
+        for (resolution, channels) in &layout.channels {
+            o.equal("layout", "startf, maxf", *channels, (startf * layout.resolution / resolution).min(maxf))?;
+        }
+        o.equal("layout", "layer_count", blocks, arg("layer_count")?)?;
+        o.equal("layout", "latent_size", (layout.z_dim, layout.w_dim), (arg("latent_size")?, arg("latent_size")?))?;
+
+        let untruncated = net.map(&t["in.z"], None)?;
+        o.relative("forward", "mid.w_no_truncation", &untruncated, &t["mid.w_no_truncation"], tol)?;
+        let psi = f.entry["constructor"]["truncation_psi"].as_f64().unwrap_or(1.0);
+        let wp = net.truncate(&untruncated, psi, arg("truncation_layers")?, None)?;
+        o.relative("forward", "mid.wp", &wp, &t["mid.wp"], tol)?;
+
+        let wp = candle_core::Var::from_tensor(&t["mid.wp"])?;
+        let noise = list(&t, "in.noise");
+        let with = Synthesis { noise: Some(&noise), ..Default::default() };
+        let image = net.synthesize(&wp, &with)?;
+        o.relative("forward", "out.image", &image, &t["out.image"], tol)?;
+        o.relative("grad", "out.grad_wp", &input_gradient(&wp, &image, &t["in.grad_weight"])?, &t["out.grad_wp"], tol_grad)?;
+
+        let features = net.features(&wp, &with, blocks - 1)?;
+        for (i, feature) in features.iter().enumerate() {
+            if let Some(want) = t.get(&format!("mid.block{i}")) {
+                let side = want.dim(2)?;
+                let feature = feature.narrow(2, 0, side)?.narrow(3, 0, side)?;
+                o.relative("forward", &format!("mid.block{i}"), &feature, want, tol)?;
+            }
+        }
+        for name in t.keys().filter(|name| name.starts_with("out.image_lod")) {
+            let (last, blend) = name["out.image_lod".len()..].split_once("_blend").unwrap_or((&name["out.image_lod".len()..], "1"));
+            let stage = Stage { last: last.parse()?, blend: blend.parse()? };
+            let prefix = if blend == "1" { format!("in.noise_lod{last}") } else { "in.noise_blend".into() };
+            let noise = list(&t, &prefix);
+            let image = net.synthesize(&wp, &Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() })?;
+            o.relative("forward", name, &image, &t[name], tol)?;
+        }
+        Ok(())
+    }))
+}
+
+/// genforce's level of detail (0 = full size, 1.5 = halfway between 1/4 and 1/2) as a stage, and how often its image is doubled.
+fn stage_of(lod: f64, blocks: usize) -> (Stage, usize) {
+    let doublings = lod.floor() as usize;
+    let blend = if lod.fract() == 0.0 { 1.0 } else { lod.ceil() - lod };
+    (Stage { last: blocks - 1 - doublings, blend }, doublings)
+}
+
+fn doubled(mut image: Tensor, times: usize) -> Result<Tensor, Error> {
+    for _ in 0..times {
+        image = mtv_bench::ops::upsample2(&image)?;
+    }
+    Ok(image)
+}
+
+/// Where genforce fuses upsampling and convolution, from its constructor argument.
+fn fused_from(f: &Fixture) -> usize {
+    match &f.entry["constructor"]["fused_scale"] {
+        Value::Bool(true) => 0,
+        Value::Bool(false) => usize::MAX,
+        _ => stylegan1::FUSED_FROM,
+    }
+}
+
+fn stylegan1_genforce(f: &Fixture) -> Option<Outcome> {
+    if f.area != "generators" || !f.text("module").starts_with("genforce StyleGANGenerator") {
+        return None;
+    }
+    Some(Outcome::of(|o| {
+        let t = f.tensors()?;
+        let (tol, tol_grad) = tolerances(f)?;
+        let net = stylegan1::open(weights(&t), &target(f), fused_from(f))?;
+        widths(f, o, net.layout())?;
+        o.relative("forward", "mid.w", &net.w(&t["in.z"])?, &t["mid.w"], tol)?;
+        if let Some(want) = t.get("mid.z_normed") {
+            o.relative("forward", "mid.z_normed", &mtv_bench::ops::pixel_norm(&t["in.z"], 1e-8)?, want, tol)?;
+        }
+        if let Some(wp) = t.get("in.wp") {
+            let image = net.synthesize(wp, &Synthesis::default())?;
+            return o.relative("forward", "out.image_from_wp", &image, &t["out.image_from_wp"], tol);
+        }
+        let untruncated = net.map(&t["in.z"], None)?;
+        let call = &f.entry["call"];
+        let (psi, layers) = (call["trunc_psi"].as_f64().unwrap_or(1.0), call["trunc_layers"].as_u64().unwrap_or(0) as usize);
+        o.relative("forward", "mid.wp", &net.truncate(&untruncated, psi, layers, None)?, &t["mid.wp"], tol)?;
+        let plain = net.synthesize(&untruncated, &Synthesis::default())?;
+        o.relative("forward", "out.image_no_truncation", &plain, &t["out.image_no_truncation"], tol)?;
+
+        let wp = candle_core::Var::from_tensor(&t["mid.wp"])?;
+        let image = net.synthesize(&wp, &Synthesis::default())?;
+        o.relative("forward", "out.image", &image, &t["out.image"], tol)?;
+        o.relative("grad", "out.grad_wp", &input_gradient(&wp, &image, &t["in.grad_weight"])?, &t["out.grad_wp"], tol_grad)?;
+        let noise = list(&t, "in.noise_randomize");
+        let image = net.synthesize(&wp, &Synthesis { noise: Some(&noise), ..Default::default() })?;
+        o.relative("forward", "out.image_randomize_noise", &image, &t["out.image_randomize_noise"], tol)?;
+        for (i, style) in net.styles(&wp)?.iter().enumerate() {
+            let name = format!("mid.style{i:02}");
+            if let Some(want) = t.get(&name) {
+                o.relative("forward", &name, style, want, tol)?;
+            }
+        }
+        for name in t.keys().filter(|name| name.starts_with("out.image_lod")) {
+            let (stage, doublings) = stage_of(name["out.image_lod".len()..].parse()?, net.layout().channels.len());
+            let image = net.synthesize(&wp, &Synthesis { stage: Some(stage), ..Default::default() })?;
+            o.relative("forward", name, &doubled(image, doublings)?, &t[name], tol)?;
+        }
+        Ok(())
+    }))
+}
+
+/// genforce's constructor arguments against the layout that was read from the tensors.
+fn widths(f: &Fixture, o: &mut Outcome, layout: &mtv_bench::generators::Layout) -> Result<(), Error> {
+    let (base, max) = (f.arg("constructor", "fmaps_base")?, f.arg("constructor", "fmaps_max")?);
+    for (resolution, channels) in &layout.channels {
+        o.equal("layout", "fmaps_base, fmaps_max", *channels, (base / resolution).min(max))?;
+    }
+    o.equal("layout", "resolution", layout.resolution, f.arg("constructor", "resolution")?)?;
+    o.equal("layout", "z_space_dim", layout.z_dim, f.arg("constructor", "z_space_dim")?)
+}

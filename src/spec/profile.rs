@@ -1,4 +1,0 @@
-//! A profile: the sizes at which a study runs.
-
-/// A profile.
-pub struct Profile;
