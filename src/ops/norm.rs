@@ -262,14 +262,19 @@ pub fn pixel_norm(x: &Tensor, eps: f64) -> Result<Tensor> {
 
 fn unit<T: Scalar>(x: &Tensor, eps: f64) -> Result<Tensor> {
     let eps = T::of(eps);
-    by_length("unit_normalize", x, move |q: T| T::one() / (q.sqrt() + eps), move |q| {
-        let len = q.sqrt();
-        if len == T::zero() {
-            return (T::zero(), T::zero());
-        }
-        let f = T::one() / (len + eps);
-        (f, -(f * f) / len)
-    })
+    by_length(
+        "unit_normalize",
+        x,
+        move |q: T| T::one() / (q.sqrt() + eps),
+        move |q| {
+            let len = q.sqrt();
+            if len == T::zero() {
+                return (T::zero(), T::zero());
+            }
+            let f = T::one() / (len + eps);
+            (f, -(f * f) / len)
+        },
+    )
 }
 
 /// x / (length over dimension 1 + eps): the unit feature vectors of LPIPS. An all-zero vector stays 0 and gets no gradient (the true
