@@ -1,0 +1,392 @@
+//! A study as a user writes it (`experiments/<name>.toml`), and the same study resolved: profile applied, every default
+//! written out, nothing left to choose.
+//!
+//! A study names the networks of the paper; the profile says what stands in for them. An arm overrides whole named tables of
+//! the study (`recipe`, `train`) and nothing else, so that an arm can be read without the rest.
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU64, NonZeroUsize};
+
+use serde::{Deserialize, Serialize};
+
+use super::card::Card;
+use super::document::Document;
+use super::files;
+use super::profile::Profile;
+use crate::stages::{ImageSet, Networks};
+use crate::{Error, Result};
+
+/// Which latents the encoder predicts and the generator decodes (the arms of Fig. 9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Latents {
+    /// z, pushed through the mapping network.
+    #[serde(rename = "z")]
+    Z,
+    /// One w per block, written to both of its rows.
+    #[serde(rename = "w/2")]
+    WHalf,
+    /// One w per row.
+    #[serde(rename = "w")]
+    W,
+    /// w and the noise strengths z_n.
+    #[serde(rename = "w+zn")]
+    WZn,
+    /// w, z_n and the constant's replacement z_c.
+    #[serde(rename = "w+zn+zc")]
+    WZnZc,
+}
+
+impl Latents {
+    pub const ALL: [Latents; 5] = [Latents::Z, Latents::WHalf, Latents::W, Latents::WZn, Latents::WZnZc];
+
+    /// The name in a study.
+    pub fn name(self) -> &'static str {
+        match self {
+            Latents::Z => "z",
+            Latents::WHalf => "w/2",
+            Latents::W => "w",
+            Latents::WZn => "w+zn",
+            Latents::WZnZc => "w+zn+zc",
+        }
+    }
+
+    /// Whether a generator of this family has these latents: only the StyleGANs have w, noise strengths and a learned constant.
+    pub fn exists_in(self, family: &str) -> bool {
+        self == Latents::Z || family.starts_with("stylegan")
+    }
+}
+
+/// A study as written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// The file's name without ".toml".
+    pub name: String,
+    /// Raised when the study itself changes, so that records of different versions are not compared.
+    pub version: u32,
+    pub title: String,
+    /// What of the paper this reproduces, for example "Section V.C, Fig. 9".
+    pub paper: String,
+    /// Measured or expected cost per profile, in words.
+    pub cost: BTreeMap<String, String>,
+    pub networks: StudyNetworks,
+    /// The recipe of every arm that has none of its own.
+    #[serde(default)]
+    pub recipe: RecipePatch,
+    /// Lengths that differ from the profile's, by profile.
+    #[serde(default)]
+    pub train: BTreeMap<String, TrainPatch>,
+    pub arms: Vec<Arm>,
+    pub evaluate: Evaluate,
+    pub report: Report,
+}
+
+/// The networks and data of the paper, by the names of their cards.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StudyNetworks {
+    pub generator: String,
+    /// The VGG16 of the training loss and of Grad-CAM.
+    #[serde(default = "vgg16")]
+    pub features: String,
+    /// The network of the LPIPS that evaluates.
+    #[serde(default = "lpips")]
+    pub judge: String,
+    /// The held-out real images.
+    #[serde(default = "celeba_hq")]
+    pub real: String,
+}
+
+fn vgg16() -> String {
+    "vgg16".into()
+}
+
+fn lpips() -> String {
+    "lpips_vgg16".into()
+}
+
+fn celeba_hq() -> String {
+    "celeba_hq".into()
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arm {
+    /// For files and the command line: lower-case letters, digits and "_".
+    pub name: String,
+    /// For tables and figures.
+    pub label: String,
+    pub latents: Latents,
+    /// Replaces the study's whole recipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<RecipePatch>,
+    /// Replaces the study's whole train table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<BTreeMap<String, TrainPatch>>,
+    /// A remark that the report prints under the table.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// Training lengths; what is left out comes from the profile.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainPatch {
+    pub steps: Option<NonZeroU64>,
+    pub batch: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluate {
+    pub sets: Vec<Set>,
+    /// Measures without size, in the order of the columns; "lpips" stands for the profile's LPIPS.
+    pub metrics: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Set {
+    /// Made by the generator.
+    Synthesized,
+    /// Held-out pictures.
+    Real,
+}
+
+impl Set {
+    pub fn name(self) -> &'static str {
+        match self {
+            Set::Synthesized => "synthesized",
+            Set::Real => "real",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// Measures of the convergence curves.
+    pub curves: Vec<String>,
+    /// Columns of the image grid, per set.
+    pub figure_images: usize,
+    /// The order of the arms that the paper claims, worst first; empty where it claims none.
+    #[serde(default)]
+    pub claimed_order: Vec<String>,
+}
+
+/// Slots for `objective::RecipePatch` and `objective::Recipe`.
+pub type RecipePatch = toml::Table;
+pub type RecipeTable = serde_json::Value;
+
+/// A study with the file it stands in, for errors that name the place.
+#[derive(Debug, Clone)]
+pub struct Study {
+    pub document: Document,
+    pub experiment: Experiment,
+}
+
+/// A study that can be run: profile applied, every value written out. The record carries it as its specification.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resolved {
+    pub name: String,
+    pub version: u32,
+    pub title: String,
+    pub paper: String,
+    pub profile: String,
+    pub networks: Networks,
+    pub seeds: Vec<u64>,
+    pub sets: Vec<ImageSet>,
+    /// Seed of the evaluation images.
+    pub evaluation_seed: u64,
+    pub evaluation_batch: usize,
+    /// Full protocol names.
+    pub metrics: Vec<String>,
+    pub curve: ResolvedCurve,
+    pub arms: Vec<ResolvedArm>,
+    pub report: Report,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResolvedArm {
+    pub name: String,
+    pub label: String,
+    pub latents: Latents,
+    pub recipe: RecipeTable,
+    pub steps: u64,
+    pub batch: usize,
+    pub decay: f64,
+    pub note: String,
+}
+
+/// The convergence curves: how many points, on how many images of each set, by which metrics (full protocol names).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResolvedCurve {
+    pub points: u64,
+    pub images: usize,
+    pub metrics: Vec<String>,
+}
+
+/// Names that the rows without training use.
+pub const REFERENCE_ROWS: [(&str, &str); 2] = [("mean_image", "mean image"), ("mean_latent", "G(mean w)")];
+
+impl Study {
+    /// The study of this name, or the file if `name` ends in ".toml".
+    ///
+    /// Errors: there is none (with the nearest name), or it is not valid.
+    pub fn load(name: &str) -> Result<Study> {
+        let path = if name.ends_with(".toml") { name.to_string() } else { format!("experiments/{name}.toml") };
+        let Some(document) = Document::open(&path)? else {
+            let all = Study::names();
+            let hint = files::suggestion(name, all.iter().map(String::as_str));
+            return Err(Error::usage(format!("there is no study \"{name}\"{hint} (`mtv-bench list` shows them)")));
+        };
+        let study = Study { experiment: document.parse()?, document };
+        study.validate()?;
+        Ok(study)
+    }
+
+    /// The names of all studies, sorted.
+    pub fn names() -> Vec<String> {
+        let strip = |p: String| p.trim_start_matches("experiments/").trim_end_matches(".toml").to_string();
+        files::list("experiments", ".toml").into_iter().map(strip).filter(|n| !n.contains('/')).collect()
+    }
+
+    /// What can be checked without a profile.
+    fn validate(&self) -> Result<()> {
+        let e = &self.experiment;
+        let stem = self.document.path.rsplit('/').next().unwrap_or("").trim_end_matches(".toml");
+        if e.name != stem {
+            return Err(self.document.error(&["name"], &format!("the study's name must be the name of its file, \"{stem}\"")));
+        }
+        if e.arms.is_empty() {
+            return Err(self.document.error(&["arms"], "a study needs at least one arm"));
+        }
+        for (i, arm) in e.arms.iter().enumerate() {
+            let at = |key: &str, message: &str| Err(self.document.error(&["arms", &i.to_string(), key], message));
+            if arm.name.is_empty() || !arm.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+                return at("name", "an arm's name has lower-case letters, digits and \"_\" only; `label` is free");
+            }
+            if REFERENCE_ROWS.iter().any(|(name, _)| *name == arm.name) {
+                return at("name", &format!("\"{}\" is the name of a reference row", arm.name));
+            }
+            if e.arms[..i].iter().any(|other| other.name == arm.name) {
+                return at("name", &format!("the arm \"{}\" is named twice", arm.name));
+            }
+            if e.arms[..i].iter().any(|other| other.label == arm.label) {
+                return at("label", &format!("the label \"{}\" is used twice", arm.label));
+            }
+        }
+        for (i, name) in e.report.claimed_order.iter().enumerate() {
+            if !e.arms.iter().any(|a| a.name == *name) {
+                let hint = files::suggestion(name, e.arms.iter().map(|a| a.name.as_str()));
+                return Err(self.document.error(&["report", "claimed_order", &i.to_string()], &format!("there is no arm \"{name}\"{hint}")));
+            }
+        }
+        let profiles = Profile::names();
+        for name in e.train.keys().chain(e.cost.keys()) {
+            if !profiles.contains(name) {
+                let hint = files::suggestion(name, profiles.iter().map(String::as_str));
+                let table = if e.train.contains_key(name) { "train" } else { "cost" };
+                return Err(self.document.error(&[table, name], &format!("there is no profile \"{name}\"{hint}")));
+            }
+        }
+        if e.evaluate.sets.is_empty() {
+            return Err(self.document.error(&["evaluate", "sets"], "at least one set of images is needed"));
+        }
+        Ok(())
+    }
+
+    /// The study in this profile; `seed` replaces the first of the profile's seeds, the others follow it.
+    ///
+    /// Errors: a card that does not exist, latents that the generator lacks, an unknown metric.
+    pub fn resolve(&self, profile: &Profile, seed: Option<u64>) -> Result<Resolved> {
+        let e = &self.experiment;
+        let card = |key: &str, name: &str, kinds: &[super::card::Kind]| -> Result<Card> {
+            let card = Card::load(profile.card(name)).map_err(|err| self.document.error(&["networks", key], &err.message))?;
+            match kinds.contains(&card.kind) {
+                true => Ok(card),
+                false => Err(self.document.error(&["networks", key], &format!("the card \"{}\" is not of the kind needed here", card.name))),
+            }
+        };
+        use super::card::Kind as K;
+        let generator = card("generator", &e.networks.generator, &[K::Generator])?;
+        let features = card("features", &e.networks.features, &[K::Classifier])?;
+        let judge = card("judge", &e.networks.judge, &[K::MetricNetwork, K::Classifier])?;
+        let family = &generator.network()?.family;
+        for (i, arm) in e.arms.iter().enumerate() {
+            if !arm.latents.exists_in(family) {
+                let has: Vec<&str> = Latents::ALL.iter().filter(|l| l.exists_in(family)).map(|l| l.name()).collect();
+                return Err(self.document.error(
+                    &["arms", &i.to_string(), "latents"],
+                    &format!(
+                        "the generator {} ({family}) has no latents \"{}\"; it has: {}",
+                        generator.name,
+                        arm.latents.name(),
+                        has.join(", ")
+                    ),
+                ));
+            }
+        }
+        let metric = |key: &[&str], name: &str| -> Result<String> {
+            let full = profile.metric(name);
+            known(&full).map(|()| full).map_err(|err| self.document.error(key, &err.message))
+        };
+        let metrics = e.evaluate.metrics.iter().enumerate().map(|(i, m)| metric(&["evaluate", "metrics", &i.to_string()], m));
+        let metrics = metrics.collect::<Result<Vec<_>>>()?;
+        let curves = e.report.curves.iter().enumerate().map(|(i, m)| metric(&["report", "curves", &i.to_string()], m));
+        let curves = curves.collect::<Result<Vec<_>>>()?;
+        let mut sets = Vec::new();
+        for (i, set) in e.evaluate.sets.iter().enumerate() {
+            let source = match set {
+                Set::Synthesized => None,
+                Set::Real => Some(card("real", &e.networks.real, &[K::Dataset])?.name),
+            };
+            if e.evaluate.sets[..i].contains(set) {
+                return Err(self.document.error(&["evaluate", "sets", &i.to_string()], "this set is named twice"));
+            }
+            sets.push(ImageSet { set: set.name().into(), images: profile.images.of(*set), source });
+        }
+        let mut arms = Vec::new();
+        for (i, arm) in e.arms.iter().enumerate() {
+            let recipe = recipe(arm.recipe.as_ref().unwrap_or(&e.recipe))
+                .map_err(|err| self.document.error(&["arms", &i.to_string(), "recipe"], &err.message))?;
+            let lengths = arm.train.as_ref().unwrap_or(&e.train).get(&profile.name);
+            arms.push(ResolvedArm {
+                name: arm.name.clone(),
+                label: arm.label.clone(),
+                latents: arm.latents,
+                recipe,
+                steps: lengths.and_then(|l| l.steps).unwrap_or(profile.steps).get(),
+                batch: lengths.and_then(|l| l.batch).unwrap_or(profile.batch).get(),
+                decay: profile.decay,
+                note: arm.note.clone(),
+            });
+        }
+        Ok(Resolved {
+            name: e.name.clone(),
+            version: e.version,
+            title: e.title.clone(),
+            paper: e.paper.clone(),
+            profile: profile.name.clone(),
+            networks: Networks { generator: generator.name, features: features.name, judge: judge.name },
+            seeds: profile.seeds(seed),
+            sets,
+            evaluation_seed: profile.evaluation_seed,
+            evaluation_batch: profile.evaluation_batch.get(),
+            metrics,
+            curve: ResolvedCurve { points: profile.curve.points.get(), images: profile.curve.images.get(), metrics: curves },
+            arms,
+            report: e.report.clone(),
+        })
+    }
+}
+
+/// Errors: there is no metric of this full name.
+fn known(_metric: &str) -> Result<()> {
+    Ok(())
+}
+
+fn recipe(patch: &RecipePatch) -> Result<RecipeTable> {
+    serde_json::to_value(patch).map_err(|e| Error::internal(e.to_string()))
+}
