@@ -1,0 +1,11 @@
+//! One file per command: its arguments and the function that does it.
+
+pub mod arch;
+pub mod check;
+pub mod lint_table;
+pub mod list;
+pub mod plan;
+pub mod run;
+pub mod score;
+pub mod weights;
+pub mod zoo;

@@ -1,0 +1,10 @@
+//! Train the mini networks (owner: zoo).
+
+use crate::{Error, Result};
+
+#[derive(clap::Args)]
+pub struct Args {}
+
+pub fn run(_args: Args) -> Result<()> {
+    Err(Error::internal("this command is not written yet"))
+}
