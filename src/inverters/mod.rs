@@ -1,1 +1,3 @@
 //! Inverters: methods that turn an image into latents.
+
+pub mod mtv;
