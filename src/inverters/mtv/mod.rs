@@ -274,9 +274,8 @@ impl Encoder {
         let weight = q.get_coef("weight", (c.first_width, c.channels, 1, 1), Init::Normal(rgb_std), rgb_coef)?;
         let rgb = (weight, q.get("bias", c.first_width, Init::Const(0.0))?);
         let resolution = 2 << c.blocks;
-        let blocks = (0..c.blocks)
-            .map(|i| Block::new(c, i, c.is_fused(i, resolution), &p.pp("decode_block").pp(i)))
-            .collect::<Result<_>>()?;
+        let blocks =
+            (0..c.blocks).map(|i| Block::new(c, i, c.is_fused(i, resolution), &p.pp("decode_block").pp(i))).collect::<Result<_>>()?;
         let flat = 16 * c.max_width;
         let tail = match c.head {
             Head::W | Head::WHalf => Tail::None,
