@@ -1,1 +1,21 @@
 //! Checkpoints: fetched, verified, read safely.
+//!
+//! [`open`] reads every format in which the weights of this field are published, without running anything that a file
+//! contains: PyTorch's zip and legacy containers, numpy arrays, bare pickles of arrays, safetensors.
+
+mod archive;
+mod checkpoint;
+mod globals;
+mod graph;
+mod npy;
+mod pickle;
+mod safetensors_file;
+mod source;
+mod torch;
+mod tree;
+mod view;
+
+pub use checkpoint::{Checkpoint, Options, open, open_with, read_bytes};
+pub use graph::Unknown;
+pub use source::{Format, not_weights};
+pub use tree::{BARE, Value};
