@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Family, Generator, stylegan1};
+use super::{Family, Generator, pggan, stylegan1};
 use crate::{Error, Result};
 
 /// The tensors of a checkpoint by name.
@@ -36,8 +36,7 @@ impl Target {
     }
 
     /// genforce's level of detail, 0 in a fully grown network.
-    pub(crate) fn check_grown(&self, lod: Option<Tensor>) -> Result<()> {
-        let Some(lod) = lod else { return Ok(()) };
+    pub(crate) fn check_grown(&self, lod: &Tensor) -> Result<()> {
         let lod = lod.to_dtype(DType::F64).and_then(|t| t.flatten_all()?.to_vec1::<f64>()).map_err(|e| self.misfit(e))?;
         if lod == [0.0] { Ok(()) } else { Err(self.corrupt(format!("its level of detail is {lod:?}: the network is not fully grown"))) }
     }
@@ -73,6 +72,7 @@ pub fn family_of(tensors: &Tensors) -> Option<Family> {
 pub fn open(tensors: Tensors, target: &Target) -> Result<Box<dyn Generator>> {
     match family_of(&tensors) {
         Some(Family::StyleGan1) => Ok(Box::new(stylegan1::open(tensors, target, stylegan1::FUSED_FROM)?)),
+        Some(Family::Pggan) => Ok(Box::new(pggan::open(tensors, target, pggan::Options::default())?)),
         _ => {
             let names: Vec<&str> = tensors.keys().take(3).map(String::as_str).collect();
             Err(target.corrupt(format!("no known generator has tensors called {}, ...", names.join(", "))))

@@ -5,6 +5,7 @@
 //! noise strengths, whether the weights are frozen or not.
 
 mod checkpoint;
+pub mod pggan;
 pub mod stylegan1;
 
 pub use checkpoint::{Target, Tensors, family_of, open};
@@ -110,8 +111,8 @@ pub trait Generator {
     }
 
     /// The learned noise strengths in call order, each [1, C, 1, 1].
-    fn noise_strengths(&self) -> &[Tensor] {
-        &[]
+    fn noise_strengths(&self) -> Result<Vec<Tensor>> {
+        Ok(Vec::new())
     }
 
     /// The noise maps that the checkpoint stores, in call order, each [1, 1, r, r]; empty where it stores none.
@@ -148,25 +149,46 @@ pub fn draw_noise(sites: &[NoiseSite], stream: &Stream, ids: &[u64], device: &De
     sites.iter().enumerate().map(map).collect()
 }
 
-/// The noise and strengths of site `i` under `with`, checked against the layout.
-pub(crate) fn noise_at<'a>(generator: &'a dyn Generator, with: &Synthesis<'a>, i: usize) -> Result<(&'a Tensor, &'a Tensor)> {
-    let site = generator.layout().noise[i];
-    let maps = with.noise.unwrap_or(generator.stored_noise());
-    let Some(map) = maps.get(i) else {
-        bail!("noise: {} maps given, the generator needs one for site {i} ({r}x{r})", maps.len(), r = site.resolution)
-    };
-    let strengths = with.strengths.unwrap_or(generator.noise_strengths());
-    let Some(strength) = strengths.get(i) else {
-        bail!("noise strengths: {} given, the generator needs one for site {i}", strengths.len())
-    };
-    let (_, c, h, w) = map.dims4()?;
-    if (c, h, w) != (1, site.resolution, site.resolution) {
-        bail!("noise of site {i} is {:?}, it must be [n, 1, {r}, {r}]", map.dims(), r = site.resolution)
+/// (map, strength) of the first `sites` noise sites under `with`, checked against the layout.
+pub(crate) fn noise_of(generator: &dyn Generator, with: &Synthesis, sites: usize) -> Result<Vec<(Tensor, Tensor)>> {
+    let own = generator.noise_strengths()?;
+    let (maps, strengths) = (with.noise.unwrap_or(generator.stored_noise()), with.strengths.unwrap_or(&own));
+    if maps.len() < sites || strengths.len() < sites {
+        bail!("{} noise maps and {} strengths given, the generator needs {sites} of each", maps.len(), strengths.len())
     }
-    if strength.dims() != [1, site.channels, 1, 1] {
-        bail!("noise strength of site {i} is {:?}, it must be [1, {}, 1, 1]", strength.dims(), site.channels)
+    let pairs = maps.iter().zip(strengths).zip(&generator.layout().noise).enumerate().take(sites);
+    let check = |(i, ((map, strength), site)): (usize, ((&Tensor, &Tensor), &NoiseSite))| {
+        let (_, c, h, w) = map.dims4()?;
+        if (c, h, w) != (1, site.resolution, site.resolution) {
+            bail!("noise of site {i} is {:?}, it must be [n, 1, {r}, {r}]", map.dims(), r = site.resolution)
+        }
+        if strength.dims() != [1, site.channels, 1, 1] {
+            bail!("noise strength of site {i} is {:?}, it must be [1, {}, 1, 1]", strength.dims(), site.channels)
+        }
+        Ok((map.clone(), strength.clone()))
+    };
+    pairs.map(check).collect()
+}
+
+/// The class of each image as rows [n, classes] in the dtype of `like` [n, ..]: `classes` are ids [n] (u32) or such rows already.
+pub(crate) fn class_rows(layout: &Layout, classes: Option<&Tensor>, like: &Tensor) -> Result<Tensor> {
+    let (n, count) = (like.dim(0)?, layout.classes);
+    let Some(classes) = classes else { bail!("this generator is class-conditional ({count} classes): give the class of each image") };
+    match classes.dims() {
+        &[rows, width] if (rows, width) == (n, count) => classes.to_dtype(like.dtype()),
+        &[rows] if rows == n => {
+            let ids = classes.to_dtype(candle_core::DType::U32)?.to_vec1::<u32>()?;
+            if let Some(id) = ids.iter().find(|&&id| id as usize >= count) {
+                bail!("class {id}: this generator has {count} classes, from 0")
+            }
+            let mut rows = vec![0f32; n * count];
+            for (i, id) in ids.iter().enumerate() {
+                rows[i * count + *id as usize] = 1.0;
+            }
+            Tensor::from_vec(rows, (n, count), like.device())?.to_dtype(like.dtype())
+        }
+        other => bail!("classes {other:?}: give {n} ids or rows [{n}, {count}]"),
     }
-    Ok((map, strength))
 }
 
 /// Channels of the block that outputs `resolution`: min(base / resolution, max), the width table of all NVIDIA generators.

@@ -11,7 +11,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::checkpoint::{Target, Tensors, count, numbered};
-use super::{Family, Generator, Layout, NoiseSite, Stage, Synthesis, noise_at, width};
+use super::{Family, Generator, Layout, NoiseSite, Stage, Synthesis, noise_of, width};
 use crate::ops;
 use crate::params::{Init, Params};
 
@@ -238,6 +238,8 @@ impl StyleGan1 {
             )
         }
         let row = |i: usize| latent.narrow(1, i, 1)?.squeeze(1)?.contiguous();
+        let noise = noise_of(self, with, 2 * (last + 1))?;
+        let noise = |i: usize| (&noise[i].0, &noise[i].1);
         let constant = with.constant.unwrap_or(&self.constant);
         let mut x = constant.broadcast_as((n, constant.dim(1)?, 4, 4))?.contiguous()?;
         let mut features = Vec::new();
@@ -245,9 +247,9 @@ impl StyleGan1 {
             if let Some(up) = &block.up {
                 x = up.forward(&x)?;
             }
-            x = block.first.forward(&x, noise_at(self, with, 2 * i)?, &row(2 * i)?)?;
+            x = block.first.forward(&x, noise(2 * i), &row(2 * i)?)?;
             x = ops::conv2d(&x, &block.conv, None, 1, 1)?;
-            x = block.second.forward(&x, noise_at(self, with, 2 * i + 1)?, &row(2 * i + 1)?)?;
+            x = block.second.forward(&x, noise(2 * i + 1), &row(2 * i + 1)?)?;
             features.push(x.clone());
         }
         Ok(features)
@@ -284,8 +286,8 @@ impl Generator for StyleGan1 {
         Some(&self.constant)
     }
 
-    fn noise_strengths(&self) -> &[Tensor] {
-        &self.strengths
+    fn noise_strengths(&self) -> Result<Vec<Tensor>> {
+        Ok(self.strengths.clone())
     }
 
     fn stored_noise(&self) -> &[Tensor] {
@@ -408,7 +410,9 @@ fn is_raw(tensors: &Tensors, target: &Target) -> crate::Result<bool> {
 /// genforce's tensors under podgorskiy's names, still raw; the noise maps go to `noise`. A fused layer's weight, which genforce
 /// stores output channels first, gets its first two axes swapped.
 fn from_genforce(mut tensors: Tensors, target: &Target, fused_from: usize, noise: &mut Vec<Tensor>) -> crate::Result<Tensors> {
-    target.check_grown(tensors.remove("synthesis.lod"))?;
+    if let Some(lod) = tensors.remove("synthesis.lod") {
+        target.check_grown(&lod)?;
+    }
     let shape = |name: &str, t: &Tensor| -> Result<Tensor> {
         let block = name.strip_prefix("Gs.decode_block.").and_then(numbered).map_or(0, |(i, _)| i);
         match name.rsplit('.').next().unwrap_or(name) {

@@ -1,12 +1,12 @@
 //! Parity of the generators: images and input gradients of every constructor in parity/generators.
 
 use candle_core::{DType, Device, Tensor};
-use mtv_bench::generators::{Generator, Stage, Synthesis, Target, Tensors, stylegan1};
+use mtv_bench::generators::{Generator, Stage, Synthesis, Target, Tensors, pggan, stylegan1};
 use serde_json::Value;
 
 use super::harness::{Check, Error, Fixture, Outcome};
 
-pub const CHECKS: &[Check] = &[stylegan1_podgorskiy, stylegan1_genforce];
+pub const CHECKS: &[Check] = &[stylegan1_podgorskiy, stylegan1_genforce, pggan_genforce, pggan_akanimax];
 
 /// Tolerances of a file: (outputs, gradients), relative to the largest expected value.
 fn tolerances(f: &Fixture) -> Result<(f64, f64), Error> {
@@ -20,8 +20,8 @@ fn weights(tensors: &Tensors) -> Tensors {
     tensors.iter().filter(|(name, _)| !is_data(name)).map(|(name, t)| (name.clone(), t.clone())).collect()
 }
 
-fn target(f: &Fixture) -> Target {
-    Target::new(DType::F32, &Device::Cpu, &f.file)
+fn target(f: &Fixture, dtype: DType) -> Target {
+    Target::new(dtype, &Device::Cpu, &f.file)
 }
 
 /// `prefix.00`, `prefix.01`, ... in order.
@@ -29,10 +29,23 @@ fn list(tensors: &Tensors, prefix: &str) -> Vec<Tensor> {
     (0..).map_while(|i| tensors.get(&format!("{prefix}.{i:02}")).cloned()).collect()
 }
 
-/// The gradient of sum(image * weight) with respect to the latent, on which `image` depends.
-fn input_gradient(latent: &candle_core::Var, image: &Tensor, weight: &Tensor) -> Result<Tensor, Error> {
-    let grads = (image * weight)?.sum_all()?.backward()?;
-    Ok(grads.get(latent).ok_or("no gradient reached the latent")?.clone())
+/// Compares the gradient of sum(image(input) * in.grad_weight) with respect to the input with the tensor `name`.
+fn input_gradient(
+    o: &mut Outcome,
+    t: &Tensors,
+    (name, input): (&str, &str),
+    tolerance: f64,
+    image: impl Fn(DType, &Tensor) -> Result<Tensor, Error>,
+) -> Result<(), Error> {
+    o.gradient(name, &t[name], tolerance, |dtype| {
+        let input = candle_core::Var::from_tensor(&t[input].to_dtype(dtype)?)?;
+        let grads = (image(dtype, &input)? * t["in.grad_weight"].to_dtype(dtype)?)?.sum_all()?.backward()?;
+        Ok(grads.get(&input).ok_or("no gradient reached the input")?.clone())
+    })
+}
+
+fn of_dtype(tensors: &[Tensor], dtype: DType) -> Result<Vec<Tensor>, Error> {
+    tensors.iter().map(|t| Ok(t.to_dtype(dtype)?)).collect()
 }
 
 fn stylegan1_podgorskiy(f: &Fixture) -> Option<Outcome> {
@@ -43,7 +56,7 @@ fn stylegan1_podgorskiy(f: &Fixture) -> Option<Outcome> {
     Some(Outcome::of(|o| {
         let t = f.tensors()?;
         let (tol, tol_grad) = tolerances(f)?;
-        let net = stylegan1::open(weights(&t), &target(f), stylegan1::FUSED_FROM)?;
+        let net = stylegan1::open(weights(&t), &target(f, DType::F32), stylegan1::FUSED_FROM)?;
         let layout = net.layout().clone();
         let blocks = layout.channels.len();
         let arg = |key: &str| f.arg("constructor", key);
@@ -60,14 +73,17 @@ fn stylegan1_podgorskiy(f: &Fixture) -> Option<Outcome> {
         let wp = net.truncate(&untruncated, psi, arg("truncation_layers")?, None)?;
         o.relative("forward", "mid.wp", &wp, &t["mid.wp"], tol)?;
 
-        let wp = candle_core::Var::from_tensor(&t["mid.wp"])?;
+        let wp = &t["mid.wp"];
         let noise = list(&t, "in.noise");
         let with = Synthesis { noise: Some(&noise), ..Default::default() };
-        let image = net.synthesize(&wp, &with)?;
-        o.relative("forward", "out.image", &image, &t["out.image"], tol)?;
-        o.relative("grad", "out.grad_wp", &input_gradient(&wp, &image, &t["in.grad_weight"])?, &t["out.grad_wp"], tol_grad)?;
+        o.relative("forward", "out.image", &net.synthesize(wp, &with)?, &t["out.image"], tol)?;
+        input_gradient(o, &t, ("out.grad_wp", "mid.wp"), tol_grad, |dtype, wp| {
+            let net = stylegan1::open(weights(&t), &target(f, dtype), stylegan1::FUSED_FROM)?;
+            let noise = of_dtype(&noise, dtype)?;
+            Ok(net.synthesize(wp, &Synthesis { noise: Some(&noise), ..Default::default() })?)
+        })?;
 
-        let features = net.features(&wp, &with, blocks - 1)?;
+        let features = net.features(wp, &with, blocks - 1)?;
         for (i, feature) in features.iter().enumerate() {
             if let Some(want) = t.get(&format!("mid.block{i}")) {
                 let side = want.dim(2)?;
@@ -80,7 +96,7 @@ fn stylegan1_podgorskiy(f: &Fixture) -> Option<Outcome> {
             let stage = Stage { last: last.parse()?, blend: blend.parse()? };
             let prefix = if blend == "1" { format!("in.noise_lod{last}") } else { "in.noise_blend".into() };
             let noise = list(&t, &prefix);
-            let image = net.synthesize(&wp, &Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() })?;
+            let image = net.synthesize(wp, &Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() })?;
             o.relative("forward", name, &image, &t[name], tol)?;
         }
         Ok(())
@@ -117,7 +133,7 @@ fn stylegan1_genforce(f: &Fixture) -> Option<Outcome> {
     Some(Outcome::of(|o| {
         let t = f.tensors()?;
         let (tol, tol_grad) = tolerances(f)?;
-        let net = stylegan1::open(weights(&t), &target(f), fused_from(f))?;
+        let net = stylegan1::open(weights(&t), &target(f, DType::F32), fused_from(f))?;
         widths(f, o, net.layout())?;
         o.relative("forward", "mid.w", &net.w(&t["in.z"])?, &t["mid.w"], tol)?;
         if let Some(want) = t.get("mid.z_normed") {
@@ -134,14 +150,16 @@ fn stylegan1_genforce(f: &Fixture) -> Option<Outcome> {
         let plain = net.synthesize(&untruncated, &Synthesis::default())?;
         o.relative("forward", "out.image_no_truncation", &plain, &t["out.image_no_truncation"], tol)?;
 
-        let wp = candle_core::Var::from_tensor(&t["mid.wp"])?;
-        let image = net.synthesize(&wp, &Synthesis::default())?;
-        o.relative("forward", "out.image", &image, &t["out.image"], tol)?;
-        o.relative("grad", "out.grad_wp", &input_gradient(&wp, &image, &t["in.grad_weight"])?, &t["out.grad_wp"], tol_grad)?;
+        let wp = &t["mid.wp"];
+        o.relative("forward", "out.image", &net.synthesize(wp, &Synthesis::default())?, &t["out.image"], tol)?;
+        input_gradient(o, &t, ("out.grad_wp", "mid.wp"), tol_grad, |dtype, wp| {
+            let net = stylegan1::open(weights(&t), &target(f, dtype), fused_from(f))?;
+            Ok(net.synthesize(wp, &Synthesis::default())?)
+        })?;
         let noise = list(&t, "in.noise_randomize");
-        let image = net.synthesize(&wp, &Synthesis { noise: Some(&noise), ..Default::default() })?;
+        let image = net.synthesize(wp, &Synthesis { noise: Some(&noise), ..Default::default() })?;
         o.relative("forward", "out.image_randomize_noise", &image, &t["out.image_randomize_noise"], tol)?;
-        for (i, style) in net.styles(&wp)?.iter().enumerate() {
+        for (i, style) in net.styles(wp)?.iter().enumerate() {
             let name = format!("mid.style{i:02}");
             if let Some(want) = t.get(&name) {
                 o.relative("forward", &name, style, want, tol)?;
@@ -149,7 +167,7 @@ fn stylegan1_genforce(f: &Fixture) -> Option<Outcome> {
         }
         for name in t.keys().filter(|name| name.starts_with("out.image_lod")) {
             let (stage, doublings) = stage_of(name["out.image_lod".len()..].parse()?, net.layout().channels.len());
-            let image = net.synthesize(&wp, &Synthesis { stage: Some(stage), ..Default::default() })?;
+            let image = net.synthesize(wp, &Synthesis { stage: Some(stage), ..Default::default() })?;
             o.relative("forward", name, &doubled(image, doublings)?, &t[name], tol)?;
         }
         Ok(())
@@ -164,4 +182,67 @@ fn widths(f: &Fixture, o: &mut Outcome, layout: &mtv_bench::generators::Layout) 
     }
     o.equal("layout", "resolution", layout.resolution, f.arg("constructor", "resolution")?)?;
     o.equal("layout", "z_space_dim", layout.z_dim, f.arg("constructor", "z_space_dim")?)
+}
+
+fn pggan_genforce(f: &Fixture) -> Option<Outcome> {
+    if f.area != "generators" || !f.text("module").contains("pggan_generator.py") {
+        return None;
+    }
+    Some(Outcome::of(|o| {
+        let t = f.tensors()?;
+        let (tol, tol_grad) = tolerances(f)?;
+        let flag = |key: &str| f.entry["constructor"][key].as_bool().unwrap_or(false);
+        let label_size = f.opt("constructor", "label_size").unwrap_or(0);
+        let options = pggan::Options { label_size, fused_scale: flag("fused_scale"), final_tanh: flag("final_tanh") };
+        let net = pggan::open(weights(&t), &target(f, DType::F32), options)?;
+        widths(f, o, net.layout())?;
+
+        let latent = net.map(&t["in.z"], t.get("in.label"))?;
+        o.relative("forward", "out.z_normed", &latent, &t["out.z_normed"], tol)?;
+        let image = net.synthesize(&latent, &Synthesis::default())?;
+        o.relative("forward", "out.image", &image, &t["out.image"], tol)?;
+        input_gradient(o, &t, ("out.grad_z", "in.z"), tol_grad, |dtype, z| {
+            let net = pggan::open(weights(&t), &target(f, dtype), options)?;
+            Ok(net.synthesize(&net.map(z, t.get("in.label"))?, &Synthesis::default())?)
+        })?;
+        let blocks = net.layout().channels.len();
+        for (i, feature) in net.features(&latent, blocks - 1)?.iter().enumerate() {
+            if let Some(want) = t.get(&format!("mid.layer{i}")) {
+                o.relative("forward", &format!("mid.layer{i}"), feature, want, tol)?;
+            }
+        }
+        for name in t.keys().filter(|name| name.starts_with("out.image_lod")) {
+            let (stage, doublings) = stage_of(name["out.image_lod".len()..].parse()?, blocks);
+            let image = net.synthesize(&latent, &Synthesis { stage: Some(stage), ..Default::default() })?;
+            o.relative("forward", name, &doubled(image, doublings)?, &t[name], tol)?;
+        }
+        Ok(())
+    }))
+}
+
+fn pggan_akanimax(f: &Fixture) -> Option<Outcome> {
+    if f.area != "generators" || !f.text("module").starts_with("akanimax pro_gan_pytorch") {
+        return None;
+    }
+    Some(Outcome::of(|o| {
+        let t = f.tensors()?;
+        let (tol, tol_grad) = tolerances(f)?;
+        let net = pggan::open(weights(&t), &target(f, DType::F32), pggan::Options::default())?;
+        o.equal("layout", "depth", net.layout().channels.len() + 1, f.arg("constructor", "depth")?)?;
+        o.equal("layout", "latent_size", net.layout().z_dim, f.arg("constructor", "latent_size")?)?;
+        let latent = net.map(&t["in.z"], None)?;
+        let image = net.synthesize(&latent, &Synthesis::default())?;
+        o.relative("forward", "out.image", &image, &t["out.image"], tol)?;
+        input_gradient(o, &t, ("out.grad_z", "in.z"), tol_grad, |dtype, z| {
+            let net = pggan::open(weights(&t), &target(f, dtype), pggan::Options::default())?;
+            Ok(net.synthesize(&net.map(z, None)?, &Synthesis::default())?)
+        })?;
+        for name in t.keys().filter(|name| name.starts_with("out.image_depth")) {
+            let (depth, blend) = name["out.image_depth".len()..].split_once("_alpha").unwrap_or((&name["out.image_depth".len()..], "1"));
+            let stage = Stage { last: depth.parse::<usize>()? - 2, blend: blend.parse()? };
+            let image = net.synthesize(&latent, &Synthesis { stage: Some(stage), ..Default::default() })?;
+            o.relative("forward", name, &image, &t[name], tol)?;
+        }
+        Ok(())
+    }))
 }

@@ -23,6 +23,7 @@
 //! - `relative`: max|a-b| over max|b| (absolute where b is all zero); `close`: atol + rtol|b|, shown as a share of 1; `number` for
 //!   scalars; `equal` for what must be exact. Give the name that the tensor has in the file: expected tensors
 //!   (out.*, mid.*, grad.*, train.out.*) that were never compared are counted in the printed line.
+//! - `gradient` instead of `relative` for gradients through leaky ReLU and the like: it knows about kinks.
 //! - A file that is only read together with another one: `Some(Outcome::companion("fid/frechet.json"))`.
 //!
 //! Folders: tests/fixtures/*, and those of `MTV_PARITY_DIR` (same layout) when it is set. A file that no check knows is named as
@@ -137,6 +138,25 @@ impl Outcome {
         let scale = b.iter().fold(0f64, |m, v| m.max(v.abs()));
         let worst = worst(a.iter().zip(&b).map(|(a, b)| (a - b).abs()));
         self.push(kind, name, worst / if scale > 0.0 { scale } else { 1.0 }, tolerance)
+    }
+
+    /// A gradient, computed by `run` in f32. Where a kinked activation's input lies within rounding of zero, f32 may take the
+    /// other slope than the reference did; so one that misses its tolerance is judged in f64 (the references were checked to agree
+    /// with their own f64 runs), if it is off by no more than such a slope can explain, and its line says "f64".
+    pub fn gradient(
+        &mut self,
+        name: &str,
+        want: &Tensor,
+        tolerance: f64,
+        run: impl Fn(DType) -> Result<Tensor, Error>,
+    ) -> Result<(), Error> {
+        let mut single = Outcome::default();
+        single.relative("grad", name, &run(DType::F32)?, want, tolerance)?;
+        if single.deviations.iter().all(|d| d.value <= tolerance || d.value > 0.05) {
+            self.deviations.append(&mut single.deviations);
+            return Ok(());
+        }
+        self.relative("grad in f64, as f32 crosses a kink,", name, &run(DType::F64)?, want, tolerance)
     }
 
     /// |got - want| within atol + rtol * |want| everywhere; the deviation is the largest share of that, tolerance 1.
