@@ -1,1 +1,4 @@
-//! The two attentions of the paper: center-aligned and Grad-CAM.
+//! The two attentions of the paper (section III.C): center-aligned and Grad-CAM.
+
+pub mod center;
+pub mod grad_cam;
