@@ -1,1 +1,14 @@
-//! Pictures: decoding, resizing, folders and archives.
+//! Pictures: a typed 8-bit image, decoding by rule, writing, resizing, folders and archives of pictures, alignment.
+//!
+//! [`Rgb8`] is the one image type of the crate. It says what its numbers mean (RGB, 0..255), so that a metric can't be
+//! handed values of another range; the way from a network's `[-1, 1]` to it is one quantiser.
+
+mod decode;
+mod resize_f32;
+mod resize_u8;
+mod rgb8;
+
+pub use decode::{MAX_PIXELS, decode};
+pub use resize_f32::{Resample, Windows};
+pub use resize_u8::{Filter, resize};
+pub use rgb8::Rgb8;
