@@ -22,7 +22,8 @@ pub enum Range {
 /// that rounding it is not quite separable.
 fn window() -> [[f64; HALF]; HALF] {
     let raw: [f32; WINDOW] = std::array::from_fn(|k| (-((k as f64 - PAD as f64).powi(2)) / (2.0 * 1.5f64.powi(2))).exp() as f32);
-    let sum: f32 = raw.iter().sum();
+    // torch's vectorised sum happens to be the correctly rounded one.
+    let sum = raw.iter().map(|&t| t as f64).sum::<f64>() as f32;
     let line = raw.map(|t| t / sum);
     std::array::from_fn(|i| std::array::from_fn(|j| (line[i] * line[j]) as f64))
 }
@@ -31,8 +32,8 @@ fn window() -> [[f64; HALF]; HALF] {
 pub fn ssim_training(a: &Rgb8, b: &Rgb8, range: Range) -> f64 {
     let table: Vec<f64> = (0..=255u8)
         .map(|v| match range {
-            Range::Unit => (v as f32 / 255.0) as f64,
-            Range::Signed => (v as f32 / 127.5 - 1.0) as f64,
+            Range::Unit => v as f64 / 255.0,
+            Range::Signed => v as f64 / 127.5 - 1.0,
         })
         .collect();
     lanes::dispatch!(total(a.data(), b.data(), a.width(), a.height(), &table)) / a.data().len() as f64
