@@ -12,6 +12,7 @@
 //! | [`generators`], [`inverters`], [`attention`], [`objective`], [`perceptual`], [`metrics`] | the models and the measures |
 //! | [`params`], [`optim`], [`random`], [`ops`] | parameters, optimizers, random numbers, tensor operations |
 //! | [`zoo`] | the procedural image sources and the training of the mini networks |
+//! | [`machine`] | facts about processor, memory, disk and device |
 //! | [`record`], [`report`] | results, statistics, comparison with golden scores; tables and figures |
 //!
 //! Dependencies point down only: models know neither a study nor a path.
@@ -23,6 +24,7 @@ pub mod error;
 pub mod generators;
 pub mod images;
 pub mod inverters;
+pub mod machine;
 pub mod metrics;
 pub mod objective;
 pub mod ops;

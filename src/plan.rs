@@ -1,1 +1,342 @@
-//! Which stages a study needs.
+//! From a resolved study to its stages: sample once; train per arm and seed; evaluate per arm and seed, and the two reference
+//! rows. Keys chain by content, so they are known before anything runs, and a changed ingredient changes the keys of exactly
+//! those stages that depend on it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::machine;
+use crate::record::store::{Finished, Ingredients, Store, canonical, sha256_hex, write_atomic};
+use crate::spec::card::Source;
+use crate::spec::experiment::{REFERENCE_ROWS, Resolved, ResolvedArm};
+use crate::spec::{Card, Profile};
+use crate::stages::progress::{duration, size};
+use crate::stages::{self, CurveSpec, EncoderMethod, EvaluateSpec, ImageSet, Method, SampleSpec, TrainSpec};
+use crate::{Error, Result};
+
+/// What a stage computes.
+#[derive(Debug, Clone)]
+pub enum StageSpec {
+    Sample(SampleSpec),
+    Train(Box<TrainSpec>),
+    Evaluate(Box<EvaluateSpec>),
+}
+
+impl StageSpec {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            StageSpec::Sample(_) => "sample",
+            StageSpec::Train(_) => "train",
+            StageSpec::Evaluate(_) => "evaluate",
+        }
+    }
+
+    fn code(&self) -> u32 {
+        match self {
+            StageSpec::Sample(_) => stages::SAMPLE_CODE,
+            StageSpec::Train(_) => stages::TRAIN_CODE,
+            StageSpec::Evaluate(_) => stages::EVALUATE_CODE,
+        }
+    }
+
+    fn value(&self) -> serde_json::Value {
+        let value = match self {
+            StageSpec::Sample(s) => serde_json::to_value(s),
+            StageSpec::Train(s) => serde_json::to_value(s),
+            StageSpec::Evaluate(s) => serde_json::to_value(s),
+        };
+        value.unwrap_or(serde_json::Value::Null)
+    }
+}
+
+/// One stage of a plan.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// "train w, seed 1".
+    pub title: String,
+    pub spec: StageSpec,
+    pub ingredients: Ingredients,
+    /// Earlier stages by role: positions in the plan.
+    pub needs: Vec<(&'static str, usize)>,
+    /// The row that it belongs to; the sample belongs to none.
+    pub row: Option<String>,
+    pub seed: u64,
+    /// Images that it works through, the unit of its cost.
+    pub units: u64,
+    /// What costs alike: kind, generator and latents.
+    pub cost_key: String,
+}
+
+/// Whether a stage has to run.
+#[derive(Debug)]
+pub enum State {
+    Cached(Finished),
+    /// It has to run; in words why.
+    Runs(String),
+}
+
+/// The stages of a study, in the order in which they run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub resolved: Resolved,
+    /// Name of the run's folder: study.profile, and the seed if it was given.
+    pub run: String,
+    pub stages: Vec<Stage>,
+    pub cards: Vec<Card>,
+    cost: crate::spec::profile::Cost,
+}
+
+/// What a card contributes to a key: its weights and whatever decides how they are used.
+fn card_key(card: &Card) -> String {
+    let weights = match (&card.sha256, &card.source) {
+        (Some(sha), _) => json!(sha),
+        (None, source) => json!(source),
+    };
+    sha256_hex(canonical(&json!([weights, card.network, card.pixel_range, card.resolution])).as_bytes())
+}
+
+impl Plan {
+    /// The plan of a resolved study on a backend ("cpu" or "cuda").
+    pub fn of(resolved: Resolved, profile: &Profile, seed: Option<u64>, backend: &str) -> Result<Plan> {
+        let n = &resolved.networks;
+        let mut names: Vec<&str> = vec![&n.generator, &n.features, &n.judge];
+        names.extend(resolved.sets.iter().filter_map(|s| s.source.as_deref()));
+        names.sort();
+        names.dedup();
+        let cards = names.into_iter().map(Card::load).collect::<Result<Vec<_>>>()?;
+        let run = match seed {
+            None => format!("{}.{}", resolved.name, resolved.profile),
+            Some(s) => format!("{}.{}.seed{s}", resolved.name, resolved.profile),
+        };
+        let mut plan = Plan { run, stages: Vec::new(), cards, cost: profile.cost.clone(), resolved: resolved.clone() };
+        let images = resolved.sets.iter().map(|s| s.images as u64).sum::<u64>();
+        let drawn = SampleSpec { networks: n.clone(), seed: resolved.evaluation_seed, sets: resolved.sets.clone() };
+        let sample = plan.add("sample".into(), StageSpec::Sample(drawn), vec![], None, 0, images, backend)?;
+        for (name, label) in REFERENCE_ROWS {
+            let method = if name == "mean_image" { Method::MeanImage } else { Method::MeanLatent };
+            let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, method)));
+            plan.add(format!("evaluate {label}"), spec, vec![("sample", sample)], Some(name.into()), 0, images, backend)?;
+        }
+        for arm in &resolved.arms {
+            for &seed in &resolved.seeds {
+                let training = training(&resolved, arm, seed);
+                let title = format!("train {}, seed {seed}", arm.label);
+                let units = arm.steps * arm.batch as u64;
+                let train = plan.add(title, StageSpec::Train(Box::new(training)), vec![], Some(arm.name.clone()), seed, units, backend)?;
+                let method = Method::Encoder(Box::new(EncoderMethod { recipe: arm.recipe.clone(), seed }));
+                let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, method)));
+                let needs = vec![("sample", sample), ("train", train)];
+                plan.add(format!("evaluate {}, seed {seed}", arm.label), spec, needs, Some(arm.name.clone()), seed, images, backend)?;
+            }
+        }
+        Ok(plan)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn add(
+        &mut self,
+        title: String,
+        spec: StageSpec,
+        needs: Vec<(&'static str, usize)>,
+        row: Option<String>,
+        seed: u64,
+        units: u64,
+        backend: &str,
+    ) -> Result<usize> {
+        let mut inputs = BTreeMap::from([("device".to_string(), backend.to_string())]);
+        for card in self.used(&spec) {
+            inputs.insert(format!("card {card}"), card_key(self.card(&card)?));
+        }
+        for (role, i) in &needs {
+            inputs.insert(format!("stage {role}"), self.stages[*i].ingredients.key());
+        }
+        let latents = match &spec {
+            StageSpec::Train(s) => s.recipe.latents.types.name(),
+            _ => "",
+        };
+        let cost_key = format!("{} {} {latents} {backend}", spec.kind(), self.resolved.networks.generator);
+        let ingredients = Ingredients { kind: spec.kind().into(), code: spec.code(), spec: spec.value(), inputs };
+        self.stages.push(Stage { title, spec, ingredients, needs, row, seed, units, cost_key });
+        Ok(self.stages.len() - 1)
+    }
+
+    /// The cards that a stage opens.
+    fn used(&self, spec: &StageSpec) -> Vec<String> {
+        let sources = |sets: &[ImageSet]| sets.iter().filter_map(|s| s.source.clone()).collect::<Vec<_>>();
+        let (n, more) = match spec {
+            StageSpec::Sample(s) => (vec![&s.networks.generator], sources(&s.sets)),
+            StageSpec::Train(s) => {
+                (vec![&s.networks.generator, &s.networks.features, &s.networks.judge], sources(&s.curve.sample.sets))
+            }
+            StageSpec::Evaluate(s) => (vec![&s.networks.generator, &s.networks.judge], vec![]),
+        };
+        let mut all: Vec<String> = n.into_iter().cloned().chain(more).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    fn card(&self, name: &str) -> Result<&Card> {
+        self.cards.iter().find(|c| c.name == name).ok_or_else(|| Error::internal(format!("the plan has no card {name}")))
+    }
+
+    /// Whether stage `i` is in the store, and if not why it runs.
+    pub fn state(&self, store: &Store, i: usize) -> State {
+        let stage = &self.stages[i];
+        match store.find(&stage.ingredients) {
+            Ok(finished) => State::Cached(finished),
+            Err(Some(damage)) => State::Runs(damage),
+            Err(None) if store.interrupted(&stage.ingredients) => State::Runs("goes on from its checkpoint".into()),
+            Err(None) => State::Runs(self.why(store, i)),
+        }
+    }
+
+    /// What separates stage `i` from the nearest cached one of its kind.
+    fn why(&self, store: &Store, i: usize) -> String {
+        let wanted = &self.stages[i].ingredients;
+        for (role, before) in &self.stages[i].needs {
+            if *role == "train" && store.find(&self.stages[*before].ingredients).is_err() {
+                return "its training runs".into();
+            }
+        }
+        let others = store.all(&wanted.kind);
+        let nearest = others.iter().map(|m| wanted.differences(&m.ingredients)).min_by_key(Vec::len);
+        match nearest {
+            None => "never ran".into(),
+            Some(d) if d.len() > 3 => format!("never ran; the nearest cached one differs in {} and {} more", d[..2].join("; "), d.len() - 2),
+            Some(d) => format!("never ran; the nearest cached one differs in {}", d.join("; ")),
+        }
+    }
+
+    /// Time, memory and disk of the stages that have to run, in seconds and bytes.
+    pub fn estimate(&self, store: &Store) -> Estimate {
+        let costs = Costs::load(store);
+        let mut e = Estimate::default();
+        for (i, stage) in self.stages.iter().enumerate() {
+            if let State::Cached(_) = self.state(store, i) {
+                continue;
+            }
+            e.stages += 1;
+            let (per_unit, batch, disk) = match &stage.spec {
+                StageSpec::Train(s) => (self.cost.train_seconds, s.batch, self.cost.disk_per_arm_mb * 1e6),
+                _ => (self.cost.evaluate_seconds, self.resolved.evaluation_batch, stage.units as f64 * 3e4),
+            };
+            let measured = costs.0.get(&stage.cost_key);
+            e.seconds += measured.map_or(per_unit, |c| c.seconds_per_unit) * stage.units as f64;
+            // The constants were measured on trainings, which keep the graph; an evaluation needs far less.
+            let share = if matches!(stage.spec, StageSpec::Train(_)) { 1.0 } else { 0.25 };
+            let memory = (self.cost.memory_fixed_mb + share * self.cost.memory_per_image_mb * batch as f64) * 1e6;
+            e.memory = e.memory.max(memory as u64);
+            e.disk += disk as u64;
+        }
+        e
+    }
+
+    /// The plan for people: every stage, whether it is cached and why not, and what the rest costs.
+    pub fn describe(&self, store: &Store) -> String {
+        let mut text = String::new();
+        let r = &self.resolved;
+        let _ = writeln!(text, "{}, profile {}: {} ({})", r.name, r.profile, r.title, r.paper);
+        for card in &self.cards {
+            let from = match &card.source {
+                Source::Embedded(_) => "built in",
+                Source::Seeded(_) => "drawn from a seed",
+                Source::Hub(_) | Source::Url(_) => "downloaded",
+                Source::Manual(_) => "fetched by you",
+            };
+            let limit = if card.licence.non_commercial { ", NOT for commercial use" } else { "" };
+            let bytes = card.bytes.map(|b| format!(", {}", size(b))).unwrap_or_default();
+            let _ = writeln!(text, "  {}: {}{bytes}, {}{limit}", card.name, from, card.licence.name);
+        }
+        let width = self.stages.iter().map(|s| s.title.chars().count()).max().unwrap_or(0);
+        for (i, stage) in self.stages.iter().enumerate() {
+            let key = &stage.ingredients.key()[..12];
+            let pad = " ".repeat(width - stage.title.chars().count());
+            let _ = match self.state(store, i) {
+                State::Cached(f) => writeln!(text, "  {}{pad}  {key}  cached (took {})", stage.title, duration(f.manifest.seconds)),
+                State::Runs(why) => writeln!(text, "  {}{pad}  {key}  runs: {why}", stage.title),
+            };
+        }
+        let e = self.estimate(store);
+        if e.stages == 0 {
+            let _ = writeln!(text, "Nothing to do: all {} stages are cached.", self.stages.len());
+        } else {
+            let free = |bytes: Option<u64>, what: &str| bytes.map(|b| format!(" ({} {what})", size(b))).unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "{} of {} stages run: about {}, {} of memory{}, {} of disk{}",
+                e.stages,
+                self.stages.len(),
+                duration(e.seconds),
+                size(e.memory),
+                free(machine::available_memory(), "available"),
+                size(e.disk),
+                free(machine::free_disk(store.root()), "free")
+            );
+        }
+        text
+    }
+}
+
+fn training(resolved: &Resolved, arm: &ResolvedArm, seed: u64) -> TrainSpec {
+    let sets = resolved.sets.iter().map(|s| ImageSet { images: s.images.min(resolved.curve.images), ..s.clone() }).collect();
+    TrainSpec {
+        networks: resolved.networks.clone(),
+        recipe: arm.recipe.clone(),
+        steps: arm.steps,
+        batch: arm.batch,
+        decay: arm.decay,
+        seed,
+        curve: CurveSpec {
+            every: (arm.steps / resolved.curve.points).max(1),
+            sample: SampleSpec { networks: resolved.networks.clone(), seed: resolved.evaluation_seed, sets },
+            metrics: resolved.curve.metrics.clone(),
+        },
+    }
+}
+
+fn evaluation(resolved: &Resolved, method: Method) -> EvaluateSpec {
+    EvaluateSpec {
+        networks: resolved.networks.clone(),
+        method,
+        metrics: resolved.metrics.clone(),
+        figure_images: resolved.report.figure_images,
+        batch: resolved.evaluation_batch,
+    }
+}
+
+/// What the stages that have to run are expected to take.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Estimate {
+    pub stages: usize,
+    pub seconds: f64,
+    pub memory: u64,
+    pub disk: u64,
+}
+
+/// What stages took on this machine, in `cache/costs.json`.
+#[derive(Debug, Default)]
+pub struct Costs(BTreeMap<String, Measured>);
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Measured {
+    seconds_per_unit: f64,
+}
+
+impl Costs {
+    pub fn load(store: &Store) -> Costs {
+        let path = store.root().join("cache/costs.json");
+        let map = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Costs(map.unwrap_or_default())
+    }
+
+    /// Remembers what one unit (one image) of this kind of stage took.
+    pub fn remember(&mut self, store: &Store, stage: &Stage, seconds: f64) -> Result<()> {
+        self.0.insert(stage.cost_key.clone(), Measured { seconds_per_unit: seconds / stage.units.max(1) as f64 });
+        let text = serde_json::to_vec_pretty(&self.0).map_err(|e| Error::internal(e.to_string()))?;
+        write_atomic(&store.root().join("cache/costs.json"), &text)
+    }
+}

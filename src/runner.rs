@@ -1,1 +1,260 @@
-//! Runs a plan.
+//! Runs a plan: each stage is taken from the store or executed, and the record is written after each.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+
+use crate::error::Kind;
+use crate::machine;
+use crate::plan::{Costs, Plan, Stage, StageSpec, State};
+use crate::record::store::{Finished, Lock, Store, canonical, create_folder, sha256_hex, write_atomic};
+use crate::record::{ArmInfo, CurvePoint, ImageInfo, Provenance, Record, Score, StageCost};
+use crate::spec::experiment::REFERENCE_ROWS;
+use crate::stages::progress::{Progress, duration, size};
+use crate::stages::{self, CurveRow, ScoreRow, StageContext};
+use crate::{Error, Result};
+
+/// Version of the record's format.
+pub const RECORD_FORMAT: u32 = 1;
+
+/// Seed that the scores of the rows without training carry.
+pub const REFERENCE_SEED: u64 = 0;
+
+/// Where and how a plan runs.
+pub struct Runner<'a> {
+    pub plan: &'a Plan,
+    pub store: &'a Store,
+    pub device: &'a Device,
+    pub progress: &'a Progress,
+    pub checkpoint_every: Duration,
+}
+
+/// What a run leaves.
+pub struct Done {
+    pub record: Record,
+    pub folder: PathBuf,
+    /// Stages that were executed now; 0 when everything was cached.
+    pub executed: usize,
+    /// The finished stages, in the order of the plan.
+    pub stages: Vec<Finished>,
+}
+
+impl Runner<'_> {
+    /// Runs what is not cached.
+    ///
+    /// Errors: Busy if another process works on the run; Resource if memory or disk will not do; Diverged; whatever a stage says.
+    pub fn run(&self) -> Result<Done> {
+        let folder = self.store.run_folder(&self.plan.run);
+        create_folder(&folder)?;
+        let _lock = Lock::take(&folder.join("lock"), &format!("the run {}", self.plan.run))?;
+        interruptible();
+        self.check_machine()?;
+        let mut costs = Costs::load(self.store);
+        let mut finished: Vec<(Finished, bool)> = Vec::new();
+        for (i, stage) in self.plan.stages.iter().enumerate() {
+            let position = format!("[{}/{}] {}", i + 1, self.plan.stages.len(), stage.title);
+            let result = match self.plan.state(self.store, i) {
+                State::Cached(done) => (done, true),
+                State::Runs(why) => {
+                    self.progress.note(&format!("{position}: {why}"));
+                    let inputs = stage.needs.iter().map(|(role, n)| (role.to_string(), finished[*n].0.clone())).collect();
+                    let done = self.execute(stage, inputs)?;
+                    costs.remember(self.store, stage, done.manifest.seconds)?;
+                    (done, false)
+                }
+            };
+            finished.push(result);
+            if !finished[i].1 {
+                write_record(&folder, &self.record(&finished)?)?;
+            }
+        }
+        let record = self.record(&finished)?;
+        let executed = finished.iter().filter(|(_, cached)| !cached).count();
+        if executed > 0 || !folder.join("record.json").exists() {
+            write_record(&folder, &record)?;
+        }
+        Ok(Done { record, folder, executed, stages: finished.into_iter().map(|(f, _)| f).collect() })
+    }
+
+    fn execute(&self, stage: &Stage, inputs: BTreeMap<String, Finished>) -> Result<Finished> {
+        let work = self.store.begin(&stage.ingredients)?;
+        machine::reset_peak_memory();
+        let start = Instant::now();
+        let mut context =
+            StageContext { device: self.device, progress: self.progress, work: &work, inputs, checkpoint_every: self.checkpoint_every };
+        let result = match &stage.spec {
+            StageSpec::Sample(spec) => stages::sample::run(spec, &mut context),
+            StageSpec::Train(spec) => stages::train::run(spec, &mut context),
+            StageSpec::Evaluate(spec) => stages::evaluate::run(spec, &mut context),
+        };
+        drop(context);
+        match result {
+            Ok(()) => work.finish(start.elapsed().as_secs_f64(), machine::peak_memory()),
+            Err(error) if error.kind == Kind::Diverged => {
+                let kept = format!("; the last good checkpoint is kept in {}", work.folder().display());
+                Err(Error::new(Kind::Diverged, format!("{}: {}{kept}", stage.title, error.message)))
+            }
+            Err(error) => Err(error.at(&stage.title)),
+        }
+    }
+
+    /// Refuses to start what this machine can't finish.
+    fn check_machine(&self) -> Result<()> {
+        let need = self.plan.estimate(self.store);
+        if need.stages == 0 {
+            return Ok(());
+        }
+        self.progress.note(&format!(
+            "{}: {} of {} stages to run, about {}",
+            self.plan.run,
+            need.stages,
+            self.plan.stages.len(),
+            duration(need.seconds)
+        ));
+        if let Some(available) = machine::available_memory().filter(|_| self.device.is_cpu())
+            && need.memory > available
+        {
+            return Err(Error::resource(format!(
+                "{} needs about {} of memory, {} are available; use a smaller profile or batch",
+                self.plan.run,
+                size(need.memory),
+                size(available)
+            )));
+        }
+        if let Some(free) = machine::free_disk(self.store.root())
+            && need.disk > free
+        {
+            return Err(Error::resource(format!(
+                "{}: about {} of disk are needed, {} are free; free some space or choose another folder with --out",
+                self.store.root().display(),
+                size(need.disk),
+                size(free)
+            )));
+        }
+        Ok(())
+    }
+
+    /// The record of the stages that are finished so far.
+    fn record(&self, finished: &[(Finished, bool)]) -> Result<Record> {
+        let resolved = &self.plan.resolved;
+        let mut images: Vec<ImageInfo> = Vec::new();
+        let mut scores = Vec::new();
+        let mut curves = Vec::new();
+        let mut costs = Vec::new();
+        for (stage, (done, cached)) in self.plan.stages.iter().zip(finished) {
+            let arm = || stage.row.clone().unwrap_or_default();
+            match &stage.spec {
+                StageSpec::Sample(_) => images = done.json("images.json")?,
+                StageSpec::Train(_) => {
+                    let rows: Vec<CurveRow> = done.json("curves.json")?;
+                    curves.extend(rows.into_iter().map(|r| CurvePoint {
+                        arm: arm(),
+                        seed: stage.seed,
+                        set: r.set,
+                        images: r.images,
+                        metric: r.metric,
+                        value: r.value,
+                    }));
+                }
+                StageSpec::Evaluate(_) => {
+                    let rows: Vec<ScoreRow> = done.json("scores.json")?;
+                    scores.extend(rows.into_iter().map(|r| Score {
+                        arm: arm(),
+                        seed: stage.seed,
+                        set: r.set,
+                        image: r.image,
+                        metric: r.metric,
+                        value: r.value.unwrap_or(f64::INFINITY),
+                    }));
+                }
+            }
+            costs.push(StageCost {
+                stage: stage.title.clone(),
+                key: done.manifest.key.clone(),
+                cached: *cached,
+                seconds: done.manifest.seconds,
+                peak_memory_bytes: done.manifest.peak_memory_bytes,
+            });
+        }
+        let reference = REFERENCE_ROWS.map(|(name, label)| ArmInfo { name: name.into(), label: label.into(), reference: true });
+        let arms = resolved.arms.iter().map(|a| ArmInfo { name: a.name.clone(), label: a.label.clone(), reference: false });
+        let list = serde_json::to_value(&images).map_err(|e| Error::internal(e.to_string()))?;
+        Ok(Record {
+            format: RECORD_FORMAT,
+            study: resolved.name.clone(),
+            profile: resolved.profile.clone(),
+            spec: serde_json::to_value(resolved).map_err(|e| Error::internal(e.to_string()))?,
+            arms: reference.into_iter().chain(arms).collect(),
+            seeds: resolved.seeds.clone(),
+            images,
+            scores,
+            curves,
+            provenance: self.provenance(sha256_hex(canonical(&list).as_bytes()), costs),
+        })
+    }
+
+    fn provenance(&self, image_list_sha256: String, stages: Vec<StageCost>) -> Provenance {
+        let cards = &self.plan.cards;
+        let hash = |c: &crate::spec::Card| {
+            let seeded = matches!(c.source, crate::spec::card::Source::Seeded(_));
+            c.sha256.clone().unwrap_or_else(|| if seeded { "drawn from a seed".into() } else { "not pinned".into() })
+        };
+        let limited = |c: &&crate::spec::Card| c.licence.non_commercial || !c.licence.note.is_empty();
+        let licence = |c: &crate::spec::Card| match c.licence.note.is_empty() {
+            true => c.licence.name.clone(),
+            false => format!("{}: {}", c.licence.name, c.licence.note),
+        };
+        Provenance {
+            version: env!("CARGO_PKG_VERSION").into(),
+            git_commit: env!("MTV_BENCH_COMMIT").into(),
+            git_dirty: env!("MTV_BENCH_DIRTY") == "true",
+            device: device_name(self.device),
+            cpu: machine::cpu(),
+            threads: rayon::current_num_threads(),
+            dtype: "f32".into(),
+            date: machine::date(),
+            weights: cards.iter().map(|c| (c.name.clone(), hash(c))).collect(),
+            licences: cards.iter().filter(limited).map(|c| (c.name.clone(), licence(c))).collect(),
+            image_list_sha256,
+            stages,
+        }
+    }
+}
+
+fn device_name(device: &Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cpu => "cpu".into(),
+        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+fn write_record(folder: &std::path::Path, record: &Record) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(record).map_err(|e| Error::internal(e.to_string()))?;
+    text.push(b'\n');
+    write_atomic(&folder.join("record.json"), &text)
+}
+
+/// Ctrl-C ends the process at once: every file is written whole or not at all, so the next start goes on from the last
+/// checkpoint. The handler only says so.
+fn interruptible() {
+    #[cfg(unix)]
+    {
+        extern "C" fn stop(signal: libc::c_int) {
+            let text = b"\ninterrupted: the same command goes on from the last checkpoint\n";
+            // SAFETY: write and _exit may be called in a signal handler.
+            unsafe {
+                libc::write(2, text.as_ptr().cast(), text.len());
+                libc::_exit(128 + signal);
+            }
+        }
+        let handler = stop as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        // SAFETY: installs a handler that calls async-signal-safe functions only.
+        unsafe {
+            libc::signal(libc::SIGINT, handler);
+            libc::signal(libc::SIGTERM, handler);
+        }
+    }
+}

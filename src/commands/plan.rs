@@ -1,10 +1,16 @@
-//! The command `plan`.
+//! `mtv-bench plan`: what `run` would do, what is cached and why, and what the rest would cost.
 
-use crate::{Error, Result};
+use super::run::Choice;
+use crate::Result;
 
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    pub choice: Choice,
+}
 
-pub fn run(_args: Args) -> Result<()> {
-    Err(Error::internal("this command is not written yet"))
+pub fn run(args: Args) -> Result<()> {
+    let (_, plan, store, _) = args.choice.open()?;
+    print!("{}", plan.describe(&store));
+    Ok(())
 }

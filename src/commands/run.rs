@@ -1,10 +1,61 @@
-//! The command `run`.
+//! `mtv-bench run`: runs a study, or goes on with an interrupted run, and ends with its table and the path of its record.
 
-use crate::{Error, Result};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::machine;
+use crate::plan::Plan;
+use crate::record::store::Store;
+use crate::runner::Runner;
+use crate::spec::{Profile, Study};
+use crate::stages::progress::Progress;
+use crate::Result;
 
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    pub choice: Choice,
+}
 
-pub fn run(_args: Args, _quiet: bool) -> Result<()> {
-    Err(Error::internal("this command is not written yet"))
+/// Which study, at which size, where: shared by `run` and `plan`.
+#[derive(clap::Args)]
+pub struct Choice {
+    /// Name of a study (see `list`), or a .toml file.
+    pub study: String,
+    /// Sizes and networks: tiny, mini, standard or paper.
+    #[arg(long, short, default_value = "mini")]
+    pub profile: String,
+    /// First seed; a run with a given seed is kept apart.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// "auto" (the first GPU if there is one), "cpu" or "cuda:N".
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Folder for records and cached stages.
+    #[arg(long, default_value = "results")]
+    pub out: PathBuf,
+}
+
+impl Choice {
+    /// Everything that is decided before a stage runs.
+    pub fn open(&self) -> Result<(Profile, Plan, Store, candle_core::Device)> {
+        let study = Study::load(&self.study)?;
+        let profile = Profile::load(&self.profile)?;
+        let resolved = study.resolve(&profile, self.seed)?;
+        let device = machine::device(&self.device)?;
+        let plan = Plan::of(resolved, &profile, self.seed, machine::backend(&device))?;
+        Ok((profile, plan, Store::new(&self.out), device))
+    }
+}
+
+pub fn run(args: Args, quiet: bool) -> Result<()> {
+    let (profile, plan, store, device) = args.choice.open()?;
+    let progress = Progress::new(quiet);
+    let checkpoint_every = Duration::from_secs_f64(profile.checkpoint_seconds);
+    let done = Runner { plan: &plan, store: &store, device: &device, progress: &progress, checkpoint_every }.run()?;
+    if done.executed == 0 {
+        progress.note(&format!("{}: nothing to do, all {} stages are cached", plan.run, plan.stages.len()));
+    }
+    println!("{}", done.folder.join("record.json").display());
+    Ok(())
 }

@@ -13,48 +13,10 @@ use super::card::Card;
 use super::document::Document;
 use super::files;
 use super::profile::Profile;
+use super::recipe::RecipeSpec;
+use crate::objective::{Recipe, Types};
 use crate::stages::{ImageSet, Networks};
 use crate::{Error, Result};
-
-/// Which latents the encoder predicts and the generator decodes (the arms of Fig. 9).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Latents {
-    /// z, pushed through the mapping network.
-    #[serde(rename = "z")]
-    Z,
-    /// One w per block, written to both of its rows.
-    #[serde(rename = "w/2")]
-    WHalf,
-    /// One w per row.
-    #[serde(rename = "w")]
-    W,
-    /// w and the noise strengths z_n.
-    #[serde(rename = "w+zn")]
-    WZn,
-    /// w, z_n and the constant's replacement z_c.
-    #[serde(rename = "w+zn+zc")]
-    WZnZc,
-}
-
-impl Latents {
-    pub const ALL: [Latents; 5] = [Latents::Z, Latents::WHalf, Latents::W, Latents::WZn, Latents::WZnZc];
-
-    /// The name in a study.
-    pub fn name(self) -> &'static str {
-        match self {
-            Latents::Z => "z",
-            Latents::WHalf => "w/2",
-            Latents::W => "w",
-            Latents::WZn => "w+zn",
-            Latents::WZnZc => "w+zn+zc",
-        }
-    }
-
-    /// Whether a generator of this family has these latents: only the StyleGANs have w, noise strengths and a learned constant.
-    pub fn exists_in(self, family: &str) -> bool {
-        self == Latents::Z || family.starts_with("stylegan")
-    }
-}
 
 /// A study as written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,7 +34,7 @@ pub struct Experiment {
     pub networks: StudyNetworks,
     /// The recipe of every arm that has none of its own.
     #[serde(default)]
-    pub recipe: RecipePatch,
+    pub recipe: RecipeSpec,
     /// Lengths that differ from the profile's, by profile.
     #[serde(default)]
     pub train: BTreeMap<String, TrainPatch>,
@@ -117,10 +79,11 @@ pub struct Arm {
     pub name: String,
     /// For tables and figures.
     pub label: String,
-    pub latents: Latents,
-    /// Replaces the study's whole recipe.
+    /// What the encoder predicts and the generator decodes: "z", "w/2", "w", "w+zn" or "w+zn+zc" (Fig. 9).
+    pub latents: Types,
+    /// Preset, case and whole tables that replace those of the study's recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recipe: Option<RecipePatch>,
+    pub recipe: Option<RecipeSpec>,
     /// Replaces the study's whole train table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<BTreeMap<String, TrainPatch>>,
@@ -175,10 +138,6 @@ pub struct Report {
     pub claimed_order: Vec<String>,
 }
 
-/// Slots for `objective::RecipePatch` and `objective::Recipe`.
-pub type RecipePatch = toml::Table;
-pub type RecipeTable = serde_json::Value;
-
 /// A study with the file it stands in, for errors that name the place.
 #[derive(Debug, Clone)]
 pub struct Study {
@@ -211,8 +170,7 @@ pub struct Resolved {
 pub struct ResolvedArm {
     pub name: String,
     pub label: String,
-    pub latents: Latents,
-    pub recipe: RecipeTable,
+    pub recipe: Recipe,
     pub steps: u64,
     pub batch: usize,
     pub decay: f64,
@@ -315,15 +273,13 @@ impl Study {
         let judge = card("judge", &e.networks.judge, &[K::MetricNetwork, K::Classifier])?;
         let family = &generator.network()?.family;
         for (i, arm) in e.arms.iter().enumerate() {
-            if !arm.latents.exists_in(family) {
-                let has: Vec<&str> = Latents::ALL.iter().filter(|l| l.exists_in(family)).map(|l| l.name()).collect();
+            if !family.starts_with("stylegan") && arm.latents != Types::Z {
                 return Err(self.document.error(
                     &["arms", &i.to_string(), "latents"],
                     &format!(
-                        "the generator {} ({family}) has no latents \"{}\"; it has: {}",
+                        "the generator {} ({family}) has no latents \"{}\"; it has: z",
                         generator.name,
-                        arm.latents.name(),
-                        has.join(", ")
+                        arm.latents.name()
                     ),
                 ));
             }
@@ -349,13 +305,20 @@ impl Study {
         }
         let mut arms = Vec::new();
         for (i, arm) in e.arms.iter().enumerate() {
-            let recipe = recipe(arm.recipe.as_ref().unwrap_or(&e.recipe))
-                .map_err(|err| self.document.error(&["arms", &i.to_string(), "recipe"], &err.message))?;
+            let wanted = arm.recipe.as_ref().map_or(e.recipe.clone(), |r| r.over(&e.recipe));
+            let recipe = wanted.resolve(arm.latents).map_err(|fault| {
+                let index = i.to_string();
+                let mut place = vec!["arms", &index, "recipe"];
+                if arm.recipe.as_ref().is_none_or(|r| !r.gives(fault.table)) {
+                    place = vec!["recipe"];
+                }
+                place.extend([fault.table, fault.key]);
+                self.document.error(&place, &fault.message)
+            })?;
             let lengths = arm.train.as_ref().unwrap_or(&e.train).get(&profile.name);
             arms.push(ResolvedArm {
                 name: arm.name.clone(),
                 label: arm.label.clone(),
-                latents: arm.latents,
                 recipe,
                 steps: lengths.and_then(|l| l.steps).unwrap_or(profile.steps).get(),
                 batch: lengths.and_then(|l| l.batch).unwrap_or(profile.batch).get(),
@@ -385,8 +348,4 @@ impl Study {
 /// Errors: there is no metric of this full name.
 fn known(_metric: &str) -> Result<()> {
     Ok(())
-}
-
-fn recipe(patch: &RecipePatch) -> Result<RecipeTable> {
-    serde_json::to_value(patch).map_err(|e| Error::internal(e.to_string()))
 }

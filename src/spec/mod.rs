@@ -6,6 +6,7 @@ pub mod document;
 pub mod experiment;
 pub mod files;
 pub mod profile;
+pub mod recipe;
 
 pub use card::Card;
 pub use experiment::{Experiment, Study};

@@ -19,7 +19,10 @@
 //!   They are serialised into the key, so a new field changes every key: give it `#[serde(skip_serializing_if = ...)]` at its old meaning.
 //! - Raise the stage's code version below when its outputs change for the same specification.
 
+pub mod evaluate;
 pub mod progress;
+pub mod sample;
+pub mod train;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,7 +31,7 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::record::store::{Checkpoint, Finished, Work};
-use crate::spec::experiment::Latents;
+use crate::objective::Recipe;
 use crate::{Error, Result};
 use progress::Progress;
 
@@ -98,9 +101,8 @@ pub struct ImageSet {
 #[serde(deny_unknown_fields)]
 pub struct TrainSpec {
     pub networks: Networks,
-    pub latents: Latents,
-    /// The resolved recipe, every value written out.
-    pub recipe: crate::spec::experiment::RecipeTable,
+    /// Every value written out; `recipe.latents.types` is the arm of Fig. 9.
+    pub recipe: Recipe,
     /// Optimizer iterations.
     pub steps: u64,
     pub batch: usize,
@@ -116,7 +118,8 @@ pub struct TrainSpec {
 pub struct CurveSpec {
     /// Iterations between two points; the first point is before training, the last after it.
     pub every: u64,
-    pub images: usize,
+    /// The images: the first ones of each set of the study's sample, drawn anew by this specification.
+    pub sample: SampleSpec,
     pub metrics: Vec<String>,
 }
 
@@ -149,8 +152,7 @@ pub enum Method {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EncoderMethod {
-    pub latents: Latents,
-    pub recipe: crate::spec::experiment::RecipeTable,
+    pub recipe: Recipe,
     pub seed: u64,
 }
 
