@@ -18,6 +18,9 @@ pub struct Cli {
     /// No progress on stderr.
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// Processor threads; all cores by default. Results do not depend on it.
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<std::num::NonZeroUsize>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -66,6 +69,10 @@ const STACK_BYTES: usize = 256 << 20;
 pub fn main() -> ExitCode {
     quiet_pipe();
     let cli = Cli::parse();
+    if let Some(n) = cli.threads {
+        // SAFETY: no other thread exists yet. rayon and candle both read this variable.
+        unsafe { std::env::set_var("RAYON_NUM_THREADS", n.to_string()) }
+    }
     std::panic::set_hook(Box::new(|_| {}));
     let worker = std::thread::Builder::new().name("mtv-bench".into()).stack_size(STACK_BYTES).spawn(move || dispatch(cli));
     let result = match worker {
