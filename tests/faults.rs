@@ -1,1 +1,133 @@
+//! The tiny study twice, killed, resumed, with other threads: always the same scores.
 
+use std::time::{Duration, Instant};
+
+use mtv_bench::record::Record;
+use mtv_bench::record::store::Store;
+
+use crate::sandbox::{STUDY, Sandbox};
+
+const RUN: [&str; 5] = ["run", "ablation_mtv", "--profile", "tiny", "--quiet"];
+
+/// The part of a record that depends on the specification and the seeds only, as text: equal bytes or not equal.
+fn results(record: &Record) -> String {
+    let parts = (&record.images, &record.scores, &record.curves, &record.arms, &record.seeds, &record.spec);
+    serde_json::to_string(&parts).expect("JSON")
+}
+
+fn run(sandbox: &Sandbox, more: &[&str]) -> Duration {
+    let start = Instant::now();
+    let output = sandbox.run(&[&RUN, more].concat());
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    start.elapsed()
+}
+
+#[test]
+fn the_same_command_gives_the_same_bytes_and_a_second_one_does_no_work() {
+    let sandbox = Sandbox::new();
+    run(&sandbox, &["--out", "a"]);
+    run(&sandbox, &["--out", "b", "--threads", "1"]);
+    let (a, b) = (sandbox.record("a", "ablation_mtv.tiny"), sandbox.record("b", "ablation_mtv.tiny"));
+    assert_eq!(results(&a), results(&b));
+    assert_eq!(a.scores.iter().filter(|s| s.value.is_nan()).count(), 0);
+
+    let before = std::fs::read(sandbox.path("a/runs/ablation_mtv.tiny/record.json")).expect("the record");
+    let again = sandbox.run(&["run", "ablation_mtv", "--profile", "tiny", "--out", "a"]);
+    assert_eq!(again.code, Some(0), "{}", again.stderr);
+    assert!(again.stderr.contains("nothing to do, all 13 stages are cached"), "{}", again.stderr);
+    assert!(again.stdout.trim_end().ends_with("a/runs/ablation_mtv.tiny/record.json"), "{}", again.stdout);
+    assert_eq!(before, std::fs::read(sandbox.path("a/runs/ablation_mtv.tiny/record.json")).expect("the record"));
+    assert!(sandbox.run(&["plan", "ablation_mtv", "--profile", "tiny", "--out", "a"]).stdout.contains("Nothing to do"));
+
+    // Another seed: other numbers for every arm, the same images and reference rows.
+    run(&sandbox, &["--out", "a", "--seed", "2"]);
+    let other = sandbox.record("a", "ablation_mtv.tiny.seed2");
+    assert_eq!(a.images, other.images);
+    for arm in &a.arms {
+        let of = |r: &Record| r.scores.iter().filter(|s| s.arm == arm.name).map(|s| s.value).collect::<Vec<_>>();
+        assert_eq!(of(&a) == of(&other), arm.reference, "{}", arm.name);
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn killed_at_any_moment_and_started_again_it_ends_with_the_same_bytes() {
+    let sandbox = Sandbox::new();
+    let whole = run(&sandbox, &["--out", "whole"]);
+    let wanted = results(&sandbox.record("whole", "ablation_mtv.tiny"));
+    // Ten kills spread over the time that the run takes; each start goes on from where the one before was.
+    let mut kills = 0;
+    for i in 0..10 {
+        let mut child = sandbox.start(&[&RUN[..], &["--out", "killed"]].concat());
+        std::thread::sleep(whole.mul_f64(0.03 + 0.017 * i as f64));
+        if child.try_wait().expect("waiting").is_none() {
+            child.kill().expect("killing");
+            kills += 1;
+        }
+        child.wait().expect("waiting");
+    }
+    assert!(kills >= 5, "only {kills} of 10 starts were still running when they were to be killed");
+    run(&sandbox, &["--out", "killed"]);
+    assert_eq!(results(&sandbox.record("killed", "ablation_mtv.tiny")), wanted);
+}
+
+#[test]
+fn changing_one_arm_retrains_that_arm_only() {
+    let sandbox = Sandbox::new();
+    sandbox.write("small.toml", STUDY);
+    let args = ["run", "small.toml", "--profile", "tiny", "--device", "cpu"];
+    assert_eq!(sandbox.run(&args).code, Some(0));
+    sandbox.write("small.toml", STUDY.replace("latents = \"w+zn\"", "latents = \"w+zn\"\nrecipe = { terms = { distance = \"mse\" } }"));
+    let second = sandbox.run(&args);
+    assert_eq!(second.code, Some(0), "{}", second.stderr);
+    let ran: Vec<&str> = second.stderr.lines().filter(|l| l.starts_with('[')).collect();
+    assert_eq!(ran.len(), 2, "{}", second.stderr);
+    assert!(ran[0].contains("train w + z_n, seed 1: never ran; the nearest cached one differs in recipe.terms.distance"), "{}", ran[0]);
+    assert!(ran[1].contains("evaluate w + z_n, seed 1: its training runs") || ran[1].contains("evaluate w + z_n, seed 1: never ran"), "{}", ran[1]);
+}
+
+#[test]
+fn a_damaged_cache_is_noticed_and_made_again() {
+    let sandbox = Sandbox::new();
+    sandbox.write("small.toml", STUDY);
+    let args = ["run", "small.toml", "--profile", "tiny"];
+    assert_eq!(sandbox.run(&args).code, Some(0));
+    let wanted = results(&sandbox.record("results", "small.tiny"));
+    let encoder = std::fs::read_dir(sandbox.path("results/cache"))
+        .expect("the cache")
+        .flatten()
+        .map(|e| e.path().join("encoder.safetensors"))
+        .find(|p| p.exists())
+        .expect("a trained encoder");
+    // Cut short, as by a bad disk: the stage is made again.
+    let bytes = std::fs::read(&encoder).expect("the encoder");
+    std::fs::write(&encoder, &bytes[..bytes.len() / 2]).expect("writing");
+    let second = sandbox.run(&args);
+    assert_eq!(second.code, Some(0), "{}", second.stderr);
+    assert!(second.stderr.contains("its cached file encoder.safetensors is missing or has another size"), "{}", second.stderr);
+    assert_eq!(results(&sandbox.record("results", "small.tiny")), wanted);
+}
+
+#[test]
+fn scores_belong_to_their_images() {
+    // The stored pictures, scored again by id, give the recorded numbers; under another image's id they give worse ones.
+    let sandbox = Sandbox::new();
+    sandbox.write("small.toml", STUDY.replace("figure_images = 2", "figure_images = 8").replace("[evaluate]", "[train.tiny]\nsteps = 150\n\n[evaluate]"));
+    assert_eq!(sandbox.run(&["run", "small.toml", "--profile", "tiny", "--quiet"]).code, Some(0));
+    let record = sandbox.record("results", "small.tiny");
+    let store = Store::new(sandbox.path("results"));
+    let key = |stage: &str| record.provenance.stages.iter().find(|s| s.stage == stage).map(|s| s.key.clone()).expect("the stage");
+    let folder = |kind: &str, stage: &str| store.root().join("cache").join(format!("{kind}-{}", &key(stage)[..20]));
+    let targets = mtv_bench::stages::render::pictures(&folder("sample", "sample").join("images.safetensors")).unwrap_or_else(|e| panic!("{e}"));
+    let mine = mtv_bench::stages::render::pictures(&folder("evaluate", "evaluate w, seed 1").join("reconstructions.safetensors")).unwrap_or_else(|e| panic!("{e}"));
+    let psnr = mtv_bench::metrics::by_name("psnr@16").unwrap_or_else(|e| panic!("{e}"));
+    let ids: Vec<&str> = record.images.iter().map(|i| i.id.as_str()).collect();
+    let score = |target: &str, of: &str| psnr.score(&targets[&format!("synthesized/{target}")], &mine[&format!("synthesized/{of}")]).unwrap_or_else(|e| panic!("{e}"));
+    for id in &ids {
+        let recorded = record.scores.iter().find(|s| s.arm == "w" && s.metric == "psnr@16" && s.image == *id).expect("a score");
+        assert_eq!(recorded.value, score(id, id), "{id}");
+    }
+    let matched: f64 = ids.iter().map(|id| score(id, id)).sum();
+    let shifted: f64 = ids.iter().zip(ids.iter().cycle().skip(1)).map(|(a, b)| score(a, b)).sum();
+    assert!(matched > shifted + 0.1 * ids.len() as f64, "by id {matched}, shifted {shifted}");
+}

@@ -1,1 +1,156 @@
+//! Everything that ships as TOML loads, validates and resolves; what a key depends on.
 
+use mtv_bench::objective::{Distance, Recipe, Types, Views};
+use mtv_bench::plan::Plan;
+use mtv_bench::record::store::{Ingredients, canonical};
+use mtv_bench::spec::card::Source;
+use mtv_bench::spec::document::Document;
+use mtv_bench::spec::{Card, Profile, Study, files};
+use serde_json::json;
+
+#[test]
+fn every_study_resolves_in_every_profile() {
+    let (studies, profiles) = (Study::names(), Profile::names());
+    assert!(studies.contains(&"ablation_mtv".to_string()) && studies.contains(&"recipes".to_string()));
+    assert_eq!(profiles, ["mini", "paper", "standard", "tiny"]);
+    for name in studies {
+        let study = Study::load(&name).unwrap_or_else(|e| panic!("{e}"));
+        for profile in &profiles {
+            let profile = Profile::load(profile).unwrap_or_else(|e| panic!("{e}"));
+            let resolved = study.resolve(&profile, None).unwrap_or_else(|e| panic!("{name}, {}: {e}", profile.name));
+            let plan = Plan::of(resolved.clone(), &profile, None, "cpu").unwrap_or_else(|e| panic!("{name}: {e}"));
+            // Sample, two reference rows, and training and evaluation per arm and seed.
+            assert_eq!(plan.stages.len(), 3 + 2 * resolved.arms.len() * resolved.seeds.len());
+            let keys: std::collections::HashSet<String> = plan.stages.iter().map(|s| s.ingredients.key()).collect();
+            assert_eq!(keys.len(), plan.stages.len(), "{name}, {}: two stages have one key", profile.name);
+        }
+    }
+}
+
+#[test]
+fn every_study_tells_its_cost_in_every_profile() {
+    for name in Study::names() {
+        let cost = Study::load(&name).unwrap_or_else(|e| panic!("{e}")).experiment.cost;
+        assert_eq!(cost.keys().cloned().collect::<Vec<_>>(), Profile::names(), "{name}");
+    }
+}
+
+#[test]
+fn every_card_is_valid() {
+    let names = Card::names();
+    assert!(names.len() >= 4);
+    for name in names {
+        let card = Card::load(&name).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!card.licence.name.is_empty() && !card.title.is_empty(), "{name}");
+        if let Source::Embedded(embedded) = &card.source {
+            let path = format!("baselines/{}", embedded.file);
+            let bytes = files::read(&path).ok().flatten().unwrap_or_else(|| panic!("{name}: {path} is not there"));
+            assert_eq!(Some(mtv_bench::record::store::sha256_hex(&bytes)), card.sha256, "{path}");
+            assert_eq!(Some(bytes.len() as u64), card.bytes.or(Some(bytes.len() as u64)), "{path}");
+        }
+    }
+}
+
+#[test]
+fn the_ablation_is_that_of_figure_9() {
+    let study = Study::load("ablation_mtv").unwrap_or_else(|e| panic!("{e}"));
+    let profile = Profile::load("paper").unwrap_or_else(|e| panic!("{e}"));
+    let r = study.resolve(&profile, None).unwrap_or_else(|e| panic!("{e}"));
+    let types: Vec<Types> = r.arms.iter().map(|a| a.recipe.latents.types).collect();
+    assert_eq!(types, [Types::Z, Types::WHalf, Types::W, Types::WZn, Types::WZnZc]);
+    for arm in &r.arms {
+        // "Without attentions", case 2, and nothing else changed.
+        let mut wanted = Recipe::paper().case2();
+        wanted.attention.views = Views::None;
+        wanted.latents.types = arm.recipe.latents.types;
+        assert_eq!(arm.recipe, wanted, "{}", arm.name);
+        assert_eq!((arm.steps, arm.batch, arm.decay), (7 * 30_000, 2, 0.0));
+    }
+}
+
+#[test]
+fn an_arm_replaces_whole_tables_and_nothing_else() {
+    let study = Study::load("recipes").unwrap_or_else(|e| panic!("{e}"));
+    let profile = Profile::load("tiny").unwrap_or_else(|e| panic!("{e}"));
+    let arms = study.resolve(&profile, None).unwrap_or_else(|e| panic!("{e}")).arms;
+    let paper = &arms[0].recipe;
+    let mut mse = paper.clone();
+    mse.terms.distance = Distance::Mse;
+    assert_eq!(arms[1].recipe, mse);
+    assert_ne!(paper.terms.distance, Distance::Mse);
+    assert_eq!(arms[3].recipe.terms, Recipe::released().terms);
+    // The study's own tables stay where the arm gives only another preset.
+    assert_eq!(arms[3].recipe.attention.views, Views::None);
+}
+
+fn plan_of(text: &str, seed: Option<u64>) -> Plan {
+    let document = Document { path: "small.toml".into(), text: text.into() };
+    let experiment = document.parse().unwrap_or_else(|e| panic!("{e}"));
+    let profile = Profile::load("tiny").unwrap_or_else(|e| panic!("{e}"));
+    let resolved = Study { document, experiment }.resolve(&profile, seed).unwrap_or_else(|e| panic!("{e}"));
+    Plan::of(resolved, &profile, seed, "cpu").unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Titles of the stages of `b` whose keys are not in `a`.
+fn changed(a: &Plan, b: &Plan) -> Vec<String> {
+    let keys: Vec<String> = a.stages.iter().map(|s| s.ingredients.key()).collect();
+    b.stages.iter().filter(|s| !keys.contains(&s.ingredients.key())).map(|s| s.title.clone()).collect()
+}
+
+#[test]
+fn a_key_changes_with_what_the_stage_depends_on_and_with_nothing_else() {
+    let text = crate::sandbox::STUDY;
+    let base = plan_of(text, None);
+    assert_eq!(changed(&base, &plan_of(text, None)), Vec::<String>::new());
+    // Another recipe of one arm: that arm alone.
+    let recipe = text.replace("latents = \"w+zn\"", "latents = \"w+zn\"\nrecipe = { terms = { distance = \"mse\" } }");
+    assert_eq!(changed(&base, &plan_of(&recipe, None)), ["train w + z_n, seed 1", "evaluate w + z_n, seed 1"]);
+    // Other words: nothing.
+    let words = text.replace("A small study", "Another title").replace("label = \"w\"", "label = \"just w\"").replace("name = \"w\"", "name = \"ww\"");
+    assert_eq!(changed(&base, &plan_of(&words, None)), Vec::<String>::new());
+    // Another seed: the trainings, not the images and the reference rows.
+    let seed2 = changed(&base, &plan_of(text, Some(2)));
+    assert_eq!(seed2, ["train w, seed 2", "evaluate w, seed 2", "train w + z_n, seed 2", "evaluate w + z_n, seed 2"]);
+    // Another metric: the evaluations, no training.
+    let metric = changed(&base, &plan_of(&text.replace("\"psnr\", \"lpips\"", "\"psnr\", \"mse\""), None));
+    assert_eq!(metric.len(), 4);
+    assert!(metric.iter().all(|t| t.starts_with("evaluate")), "{metric:?}");
+    // Another device: everything, because rounding differs.
+    let document = Document { path: "small.toml".into(), text: text.into() };
+    let experiment = document.parse().unwrap_or_else(|e| panic!("{e}"));
+    let profile = Profile::load("tiny").unwrap_or_else(|e| panic!("{e}"));
+    let resolved = Study { document, experiment }.resolve(&profile, None).unwrap_or_else(|e| panic!("{e}"));
+    let cuda = Plan::of(resolved, &profile, None, "cuda").unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(changed(&base, &cuda).len(), cuda.stages.len());
+}
+
+#[test]
+fn canonical_json_has_one_text_per_value() {
+    let a = json!({"b": [1, 2.5, null], "a": {"y": "\"", "x": true}});
+    let b = json!({"a": {"x": true, "y": "\""}, "b": [1, 2.5, null]});
+    assert_eq!(canonical(&a), r#"{"a":{"x":true,"y":"\""},"b":[1,2.5,null]}"#);
+    assert_eq!(canonical(&a), canonical(&b));
+    assert_ne!(canonical(&a), canonical(&json!({"a": {"x": true, "y": "\""}, "b": [2.5, 1, null]})));
+}
+
+#[test]
+fn the_reason_names_the_changed_ingredient() {
+    let of = |spec| Ingredients { kind: "train".into(), code: 1, spec, inputs: Default::default() };
+    let old = of(json!({"recipe": {"distance": "mse", "kl": "sample"}, "steps": 5}));
+    let new = of(json!({"recipe": {"distance": "norm_sample", "kl": "sample"}, "steps": 5}));
+    assert_eq!(new.differences(&old), ["recipe.distance: \"norm_sample\" instead of \"mse\""]);
+    assert_eq!(new.differences(&new), Vec::<String>::new());
+}
+
+#[test]
+fn a_card_without_hash_must_say_so() {
+    let card = include_str!("../baselines/tiny/vgg16.toml").replace("[source.seeded]\nseed = 2", "[source.embedded]\nfile = \"x\"");
+    let document = |text: String| Document { path: "baselines/tiny/vgg16.toml".into(), text };
+    let error = Card::of(&document(card.clone())).expect_err("no hash");
+    assert!(error.message.contains("this card has no sha256; add it, or say `pinned = false`"), "{error}");
+    let open = card.replace("pixel_range", "pinned = false\npixel_range");
+    Card::of(&document(open)).unwrap_or_else(|e| panic!("{e}"));
+    let short = card.replace("pixel_range", "sha256 = \"abc\"\npixel_range");
+    let error = Card::of(&document(short)).expect_err("a short hash");
+    assert!(error.message.contains("baselines/tiny/vgg16.toml:5:10: a SHA-256 has 64 lower-case hexadecimal digits"), "{error}");
+}

@@ -9,6 +9,7 @@ mod metrics;
 mod mini;
 mod ops;
 mod parity;
+mod sandbox;
 mod specs;
 mod statistics;
 mod tables;
