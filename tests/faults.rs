@@ -1,7 +1,9 @@
 //! The tiny study twice, killed, resumed, with other threads: always the same scores.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use mtv_bench::images::Rgb8;
 use mtv_bench::record::Record;
 use mtv_bench::record::store::Store;
 
@@ -118,8 +120,8 @@ fn scores_belong_to_their_images() {
     let store = Store::new(sandbox.path("results"));
     let key = |stage: &str| record.provenance.stages.iter().find(|s| s.stage == stage).map(|s| s.key.clone()).expect("the stage");
     let folder = |kind: &str, stage: &str| store.root().join("cache").join(format!("{kind}-{}", &key(stage)[..20]));
-    let targets = mtv_bench::stages::render::pictures(&folder("sample", "sample").join("images.safetensors")).unwrap_or_else(|e| panic!("{e}"));
-    let mine = mtv_bench::stages::render::pictures(&folder("evaluate", "evaluate w, seed 1").join("reconstructions.safetensors")).unwrap_or_else(|e| panic!("{e}"));
+    let targets = pictures(&folder("sample", "sample").join("images.safetensors"));
+    let mine = pictures(&folder("evaluate", "evaluate w, seed 1").join("reconstructions.safetensors"));
     let psnr = mtv_bench::metrics::by_name("psnr@16").unwrap_or_else(|e| panic!("{e}"));
     let ids: Vec<&str> = record.images.iter().map(|i| i.id.as_str()).collect();
     let score = |target: &str, of: &str| psnr.score(&targets[&format!("synthesized/{target}")], &mine[&format!("synthesized/{of}")]).unwrap_or_else(|e| panic!("{e}"));
@@ -130,4 +132,15 @@ fn scores_belong_to_their_images() {
     let matched: f64 = ids.iter().map(|id| score(id, id)).sum();
     let shifted: f64 = ids.iter().zip(ids.iter().cycle().skip(1)).map(|(a, b)| score(a, b)).sum();
     assert!(matched > shifted + 0.1 * ids.len() as f64, "by id {matched}, shifted {shifted}");
+}
+
+/// The stored 8-bit pictures [height, width, 3] by "set/image id".
+fn pictures(file: &std::path::Path) -> HashMap<String, Rgb8> {
+    let tensors = candle_core::safetensors::load(file, &candle_core::Device::Cpu).expect("pictures");
+    let picture = |t: candle_core::Tensor| {
+        let (height, width, _) = t.dims3().expect("a picture");
+        let bytes = t.flatten_all().and_then(|t| t.to_vec1()).expect("bytes");
+        Rgb8::new(width, height, bytes).unwrap_or_else(|e| panic!("{e}"))
+    };
+    tensors.into_iter().map(|(name, t)| (name, picture(t))).collect()
 }
