@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 pub mod compare;
 pub mod stats;
 pub mod store;
+pub mod summary;
 
 /// The record of one study in one profile. `scores` and `curves` depend on the specification and the seeds only;
 /// whatever differs between two equal runs (times, memory, host) stands in `provenance`.

@@ -1,0 +1,117 @@
+//! Fig. 9 of the paper as a grid: rows are the target and the arms, columns the same evaluation images.
+
+use std::collections::BTreeMap;
+
+use super::ink::{Anchor, BLACK, Figure, GREY, Sheet, text_width};
+use super::{finding, info, number, sets, trained};
+use crate::images::Rgb8;
+use crate::record::summary::Grid;
+use crate::record::{Record, stats};
+use crate::{Error, Result};
+
+/// Pictures by "set/image id", as the stages store them.
+pub type Pictures = BTreeMap<String, Rgb8>;
+
+/// Side in pixels that a picture is enlarged to, at most, by a whole number.
+const CELL: usize = 192;
+const GAP: u32 = 6;
+const GROUP_GAP: u32 = 30;
+const MARGIN: u32 = 16;
+const SIZE: f64 = 30.0;
+const SMALL: f64 = 21.0;
+
+/// The grid. `reconstructions` holds the pictures of an arm by its name; arms without any are left out, and so are images
+/// that an arm of the grid lacks.
+///
+/// Errors (internal): no image that the target and all arms share; pictures of different sizes.
+pub fn grid(record: &Record, targets: &Pictures, reconstructions: &BTreeMap<String, Pictures>) -> Result<Figure> {
+    let arms: Vec<_> = trained(record).filter(|a| reconstructions.get(&a.name).is_some_and(|p| !p.is_empty())).collect();
+    let shared = |key: &String| targets.contains_key(key) && arms.iter().all(|a| reconstructions[&a.name].contains_key(key));
+    let groups: Vec<(String, Vec<String>)> = sets(record)
+        .into_iter()
+        .map(|set| {
+            let ids = record.images.iter().filter(|i| i.set == set).map(|i| format!("{set}/{}", i.id));
+            (set, ids.filter(shared).collect::<Vec<_>>())
+        })
+        .filter(|(_, keys)| !keys.is_empty())
+        .collect();
+    let first = groups.first().map(|(_, keys)| &targets[&keys[0]]);
+    let Some(first) = first.filter(|_| !arms.is_empty()) else {
+        return Err(Error::internal("the image grid has no image that the target and every arm share"));
+    };
+    let (w, h) = (first.width(), first.height());
+    let shrink = w.max(h).div_ceil(CELL + CELL / 3).max(1);
+    let enlarged = (CELL / w.max(h)).max(1) as u32;
+    let (cell_w, cell_h) = ((w / shrink) as u32 * enlarged, (h / shrink) as u32 * enlarged);
+
+    let mut rows: Vec<(String, String, &Pictures)> = vec![("target".into(), String::new(), targets)];
+    for arm in &arms {
+        rows.push((arm.label.clone(), mean_psnr(record, &arm.name, &groups)?, &reconstructions[&arm.name]));
+    }
+    let mut label_width: f64 = 0.0;
+    for (label, note, _) in &rows {
+        label_width = label_width.max(text_width(label, SIZE, false)?).max(text_width(note, SMALL, false)?);
+    }
+    let left = MARGIN + label_width.ceil() as u32 + 18;
+    let top = MARGIN + SIZE as u32 + 14;
+    let columns: u32 = groups.iter().map(|(_, keys)| keys.len() as u32).sum();
+    let mut sheet = Sheet {
+        width: left + columns * (cell_w + GAP) - GAP + (groups.len() as u32 - 1) * (GROUP_GAP - GAP) + MARGIN,
+        height: top + rows.len() as u32 * (cell_h + GAP) - GAP + MARGIN,
+        ..Sheet::default()
+    };
+    for (r, (label, note, _)) in rows.iter().enumerate() {
+        let middle = f64::from(top + r as u32 * (cell_h + GAP)) + f64::from(cell_h) / 2.0;
+        let x = f64::from(left) - 18.0;
+        let lift = if note.is_empty() { 0.36 * SIZE } else { -0.1 * SIZE };
+        sheet.label(x, middle + lift, SIZE, Anchor::End, BLACK, label.as_str());
+        if !note.is_empty() {
+            sheet.label(x, middle + 0.95 * SIZE, SMALL, Anchor::End, GREY, note.as_str());
+        }
+    }
+    let mut x = left;
+    for (set, keys) in &groups {
+        let width = keys.len() as u32 * (cell_w + GAP) - GAP;
+        sheet.label(f64::from(x) + f64::from(width) / 2.0, f64::from(top) - 16.0, SIZE, Anchor::Middle, BLACK, format!("{set} images"));
+        for key in keys {
+            for (r, (_, _, pictures)) in rows.iter().enumerate() {
+                let picture = &pictures[key];
+                if (picture.width(), picture.height()) != (w, h) {
+                    return Err(Error::internal(format!("the image grid: {key} has another size in row {}", rows[r].0)));
+                }
+                sheet.pictures.push((x, top + r as u32 * (cell_h + GAP), enlarged, smaller(picture, shrink)?));
+            }
+            x += cell_w + GAP;
+        }
+        x = x - GAP + GROUP_GAP;
+    }
+    sheet.render()
+}
+
+/// "21.3 / 18.2 dB": the arm's mean PSNR on each set of the grid.
+fn mean_psnr(record: &Record, arm: &str, groups: &[(String, Vec<String>)]) -> Result<String> {
+    let mut parts = vec![];
+    for (set, _) in groups {
+        let Some(metric) = finding::metric_named(record, set, "psnr") else { continue };
+        if let Some(grid) = Grid::of(record, arm, set, &metric)? {
+            parts.push(number(stats::mean(&grid.by_image()), info(&metric)?.digits));
+        }
+    }
+    Ok(if parts.is_empty() { String::new() } else { format!("{} dB", parts.join(" / ")) })
+}
+
+/// The mean of every `factor` x `factor` block.
+fn smaller(picture: &Rgb8, factor: usize) -> Result<Rgb8> {
+    let (w, h) = (picture.width() / factor, picture.height() / factor);
+    let mut data = Vec::with_capacity(w * h * 3);
+    for y in 0..h {
+        for x in 0..w {
+            for c in 0..3 {
+                let at = |k: usize| ((y * factor + k / factor) * picture.width() + x * factor + k % factor) * 3 + c;
+                let sum: usize = (0..factor * factor).map(|k| usize::from(picture.data()[at(k)])).sum();
+                data.push(((sum + factor * factor / 2) / (factor * factor)) as u8);
+            }
+        }
+    }
+    Rgb8::new(w, h, data)
+}

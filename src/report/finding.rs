@@ -1,0 +1,137 @@
+//! The paragraph that says what holds, and what does not hold, of the order that the paper's figure shows.
+
+use super::published::Published;
+use super::{info, number, sets, trained};
+use crate::metrics::Info;
+use crate::record::stats::Interval;
+use crate::record::summary::{Grid, Summary};
+use crate::record::{ArmInfo, Record};
+use crate::Result;
+
+/// The lead in dB that a trained arm must have over the mean image and G(mean w) to count as having learned anything.
+const LEAD_DB: f64 = 3.0;
+
+/// How a claim "b is better than a" stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Holds,
+    Reversed,
+    NotResolved,
+}
+
+impl Standing {
+    /// From the interval of the improvement (positive = better).
+    pub fn of(improvement: Interval) -> Self {
+        match improvement {
+            i if i.low > 0.0 => Standing::Holds,
+            i if i.high < 0.0 => Standing::Reversed,
+            _ => Standing::NotResolved,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Standing::Holds => "holds",
+            Standing::Reversed => "does not hold (reversed)",
+            Standing::NotResolved => "not resolved",
+        }
+    }
+}
+
+/// One paragraph per set of images: the order of the arms by PSNR and by LPIPS, then the lead over the reference rows.
+pub fn findings(record: &Record, published: &Published) -> Result<Vec<String>> {
+    let mut paragraphs = vec![];
+    let claim = published.claim(&record.study);
+    for set in sets(record) {
+        let mut sentences = vec![];
+        for metric in [metric_named(record, &set, "psnr"), metric_named(record, &set, "lpips")].into_iter().flatten() {
+            if let Some(claim) = claim.filter(|c| c.order.len() > 1) {
+                sentences.extend(order(record, &set, &metric, &claim.item, &claim.order)?);
+            }
+        }
+        if let Some(psnr) = metric_named(record, &set, "psnr") {
+            sentences.extend(lead(record, &set, &psnr)?);
+        }
+        if !sentences.is_empty() {
+            paragraphs.push(format!("On {set} images: {}", sentences.join(" ")));
+        }
+    }
+    Ok(paragraphs)
+}
+
+/// The first metric of the record, for this set, whose measure begins with `start`.
+pub(super) fn metric_named(record: &Record, set: &str, start: &str) -> Option<String> {
+    record.scores.iter().find(|s| s.set == set && s.metric.starts_with(start)).map(|s| s.metric.clone())
+}
+
+/// Labels and names are compared without spaces and underscores, "w + z_n" being "w+zn".
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_whitespace() && *c != '_').collect::<String>().to_lowercase()
+}
+
+fn order(record: &Record, set: &str, metric: &str, item: &str, labels: &[String]) -> Result<Option<String>> {
+    let arms: Vec<&ArmInfo> =
+        labels.iter().filter_map(|l| trained(record).find(|a| plain(&a.label) == plain(l) || plain(&a.name) == plain(l))).collect();
+    if arms.len() < 2 {
+        return Ok(None);
+    }
+    let info = info(metric)?;
+    let mut steps = vec![];
+    let mut counts = [0usize; 3];
+    for pair in arms.windows(2) {
+        let Some(d) = improvement(record, set, metric, info, pair[1], pair[0])? else { continue };
+        let Some(interval) = d.interval else { continue };
+        let standing = Standing::of(interval);
+        counts[standing as usize] += 1;
+        steps.push(format!("{} < {} {} ({})", pair[0].label, pair[1].label, standing.words(), amount(&d, interval, info)));
+    }
+    if steps.is_empty() {
+        return Ok(None);
+    }
+    let chain: Vec<&str> = arms.iter().map(|a| a.label.as_str()).collect();
+    Ok(Some(format!(
+        "by {metric}, of the order of {item} ({}) {} of {} steps hold, {} reversed, {} not resolved: {}.",
+        chain.join(" < "),
+        counts[0],
+        steps.len(),
+        if counts[1] == 1 { "1 is".to_string() } else { format!("{} are", counts[1]) },
+        counts[2],
+        steps.join("; ")
+    )))
+}
+
+/// By how much `better` improves on `than`; positive is better whatever the metric's direction.
+fn improvement(record: &Record, set: &str, metric: &str, info: &Info, better: &ArmInfo, than: &ArmInfo) -> Result<Option<Summary>> {
+    let (a, b) = (Grid::of(record, &better.name, set, metric)?, Grid::of(record, &than.name, set, metric)?);
+    let (Some(a), Some(b)) = (a, b) else { return Ok(None) };
+    let difference = if info.higher_is_better { a.minus(&b) } else { b.minus(&a) };
+    Ok(difference.map(|d| d.summary()))
+}
+
+fn amount(d: &Summary, interval: Interval, info: &Info) -> String {
+    let signed = |v: f64| format!("{v:+.*}", info.digits.max(2));
+    let unit = if info.unit.is_empty() { String::new() } else { format!(" {}", info.unit) };
+    format!("improvement {}{unit}, 95 % interval {} to {}", signed(d.mean), signed(interval.low), signed(interval.high))
+}
+
+fn lead(record: &Record, set: &str, psnr: &str) -> Result<Option<String>> {
+    let info = info(psnr)?;
+    let (mut short, mut least): (Vec<String>, Option<(f64, String)>) = (vec![], None);
+    for arm in trained(record) {
+        for reference in record.arms.iter().filter(|a| a.reference) {
+            let Some(d) = improvement(record, set, psnr, info, arm, reference)? else { continue };
+            let Some(interval) = d.interval else { continue };
+            let text = format!("{} over {}: {}", arm.label, reference.label, amount(&d, interval, info).replace("improvement ", ""));
+            if d.mean < LEAD_DB {
+                short.push(text.clone());
+            }
+            if least.as_ref().is_none_or(|(mean, _)| d.mean < *mean) {
+                least = Some((d.mean, text));
+            }
+        }
+    }
+    Ok(least.map(|(_, text)| match short.len() {
+        0 => format!("Every arm is at least {} dB above every reference row; the smallest lead is {text}.", number(LEAD_DB, 0)),
+        _ => format!("Not every arm is {} dB above every reference row: {}.", number(LEAD_DB, 0), short.join("; ")),
+    }))
+}
