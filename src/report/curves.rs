@@ -157,7 +157,9 @@ fn clipped(points: &[(f64, f64)], low: f64, high: f64) -> Vec<(f64, f64)> {
 fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
     let rough = (high - low) / count as f64;
     let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= rough * 0.999).unwrap_or(10.0 * power);
+    let apart = |step: f64| (step / rough).ln().abs();
+    let steps = [1.0, 2.0, 5.0, 10.0].map(|m| m * power);
+    let step = steps.into_iter().min_by(|a, b| apart(*a).total_cmp(&apart(*b))).unwrap_or(power);
     let first = (low / step).ceil() as i64;
     (first..).map(|i| i as f64 * step).take_while(|t| *t <= high + step * 1e-9).take(50).collect()
 }

@@ -31,7 +31,8 @@ pub fn grid(record: &Record, targets: &Pictures, reconstructions: &BTreeMap<Stri
         .into_iter()
         .map(|set| {
             let ids = record.images.iter().filter(|i| i.set == set).map(|i| format!("{set}/{}", i.id));
-            (set, ids.filter(shared).collect::<Vec<_>>())
+            let keys: Vec<String> = ids.filter(shared).collect();
+            (set, keys)
         })
         .filter(|(_, keys)| !keys.is_empty())
         .collect();

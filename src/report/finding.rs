@@ -41,22 +41,32 @@ impl Standing {
 /// One paragraph per set of images: the order of the arms by PSNR and by LPIPS, then the lead over the reference rows.
 pub fn findings(record: &Record, published: &Published) -> Result<Vec<String>> {
     let mut paragraphs = vec![];
-    let claim = published.claim(&record.study);
     for set in sets(record) {
         let mut sentences = vec![];
-        for metric in [metric_named(record, &set, "psnr"), metric_named(record, &set, "lpips")].into_iter().flatten() {
-            if let Some(claim) = claim.filter(|c| c.order.len() > 1) {
-                sentences.extend(order(record, &set, &metric, &claim.item, &claim.order)?);
+        if let Some(claim) = published.claim(&record.study)
+            && let arms = claimed(record, &claim.order)
+            && arms.len() > 1
+        {
+            let chain: Vec<&str> = arms.iter().map(|a| a.label.as_str()).collect();
+            sentences.push(format!("{} shows the order {}.", claim.item, chain.join(" < ")));
+            for metric in ["psnr", "lpips"].iter().filter_map(|m| metric_named(record, &set, m)) {
+                sentences.extend(order(record, &set, &metric, &arms)?);
             }
         }
         if let Some(psnr) = metric_named(record, &set, "psnr") {
             sentences.extend(lead(record, &set, &psnr)?);
         }
         if !sentences.is_empty() {
-            paragraphs.push(format!("On {set} images: {}", sentences.join(" ")));
+            paragraphs.push(format!("On {set} images. {}", sentences.join(" ")));
         }
     }
     Ok(paragraphs)
+}
+
+/// The arms of a claimed order, without those that the record lacks.
+fn claimed<'a>(record: &'a Record, labels: &[String]) -> Vec<&'a ArmInfo> {
+    let same = |arm: &ArmInfo, label: &str| plain(&arm.label) == plain(label) || plain(&arm.name) == plain(label);
+    labels.iter().filter_map(|l| trained(record).find(|a| same(a, l))).collect()
 }
 
 /// The first metric of the record, for this set, whose measure begins with `start`.
@@ -69,12 +79,7 @@ fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_whitespace() && *c != '_').collect::<String>().to_lowercase()
 }
 
-fn order(record: &Record, set: &str, metric: &str, item: &str, labels: &[String]) -> Result<Option<String>> {
-    let arms: Vec<&ArmInfo> =
-        labels.iter().filter_map(|l| trained(record).find(|a| plain(&a.label) == plain(l) || plain(&a.name) == plain(l))).collect();
-    if arms.len() < 2 {
-        return Ok(None);
-    }
+fn order(record: &Record, set: &str, metric: &str, arms: &[&ArmInfo]) -> Result<Option<String>> {
     let info = info(metric)?;
     let mut steps = vec![];
     let mut counts = [0usize; 3];
@@ -85,19 +90,18 @@ fn order(record: &Record, set: &str, metric: &str, item: &str, labels: &[String]
         counts[standing as usize] += 1;
         steps.push(format!("{} < {} {} ({})", pair[0].label, pair[1].label, standing.words(), amount(&d, interval, info)));
     }
-    if steps.is_empty() {
-        return Ok(None);
-    }
-    let chain: Vec<&str> = arms.iter().map(|a| a.label.as_str()).collect();
-    Ok(Some(format!(
-        "by {metric}, of the order of {item} ({}) {} of {} steps hold, {} reversed, {} not resolved: {}.",
-        chain.join(" < "),
-        counts[0],
-        steps.len(),
-        if counts[1] == 1 { "1 is".to_string() } else { format!("{} are", counts[1]) },
-        counts[2],
-        steps.join("; ")
-    )))
+    let counted = |n: usize, what: &str| format!("{n} {} {what}", if n == 1 { "is" } else { "are" });
+    Ok((!steps.is_empty()).then(|| {
+        format!(
+            "By {metric}, {} of its {} steps {}, {}, {}: {}.",
+            counts[0],
+            steps.len(),
+            if counts[0] == 1 { "holds" } else { "hold" },
+            counted(counts[1], "reversed"),
+            counted(counts[2], "not resolved"),
+            steps.join("; ")
+        )
+    }))
 }
 
 /// By how much `better` improves on `than`; positive is better whatever the metric's direction.

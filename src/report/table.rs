@@ -84,16 +84,19 @@ fn html_label(text: &str) -> String {
     label(text, symbol, |w| tera::escape_html(w))
 }
 
-/// The tables for a terminal: first metric in full, the others by their means, aligned by columns.
+/// The report for a terminal: what the numbers mean, then the tables, the first metric in full and the others by their means.
 pub fn terminal(report: &Report) -> String {
-    let mut out = format!("{}\n", report.title);
+    let mut out = format!("{}\n\n", report.title);
+    for line in &report.about {
+        out.push_str(&wrapped(line, 110));
+    }
+    for paragraph in &report.findings {
+        out.push('\n');
+        out.push_str(&wrapped(paragraph, 110));
+    }
     for set in &report.sets {
         out.push_str(&format!("\n{} images ({})\n", set.name, set.images));
         out.push_str(&aligned(&rows(set)));
-    }
-    for paragraph in report.about.iter().chain(&report.findings) {
-        out.push('\n');
-        out.push_str(&wrapped(paragraph, 110));
     }
     out
 }

@@ -21,6 +21,7 @@
 
 pub mod evaluate;
 pub mod progress;
+pub mod render;
 pub mod sample;
 pub mod train;
 

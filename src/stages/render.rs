@@ -1,0 +1,103 @@
+//! The last stage: a record and the stored reconstructions become tables and figures in the run's folder.
+//!
+//! ```text
+//! report/table.md  table.tex  report.html      the tables (the HTML file holds the figures, too)
+//! report/figure9.png  figure9.svg              targets and reconstructions
+//! report/curves.png  curves.svg                convergence, if the record has curves
+//! report/spec.toml  provenance.json            what was run, and where
+//! ```
+//!
+//! The same record and pictures give the same bytes; only provenance.json tells dates and times.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+
+use crate::images::Rgb8;
+use crate::record::Record;
+use crate::record::store::{create_folder, write_atomic};
+use crate::report::figure::{self, Pictures};
+use crate::report::html::{self, Picture};
+use crate::report::{Report, curves, table};
+use crate::{Error, Result};
+
+/// The pictures that a stage stored: a safetensors file of u8 `[height, width, 3]` tensors named "set/image id".
+///
+/// Errors (corrupt): unreadable, or a tensor of another shape or type.
+pub fn pictures(file: &Path) -> Result<Pictures> {
+    let at = |what: &str| Error::corrupt(format!("{}: {what}", file.display()));
+    let tensors = candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| at(e.to_string().lines().next().unwrap_or("unreadable")))?;
+    tensors.into_iter().map(|(name, tensor)| Ok((name.clone(), picture(&tensor).map_err(|e| at(&format!("\"{name}\": {e}")))?))).collect()
+}
+
+fn picture(tensor: &Tensor) -> Result<Rgb8> {
+    match *tensor.dims() {
+        [height, width, 3] if tensor.dtype() == DType::U8 => Rgb8::new(width, height, tensor.flatten_all()?.to_vec1::<u8>()?),
+        _ => Err(Error::corrupt(format!("not an 8-bit [height, width, 3] picture: {:?} {:?}", tensor.dtype(), tensor.dims()))),
+    }
+}
+
+/// Writes the report into `folder` and returns the table for the terminal. `reconstructions` holds, by arm, the pictures of
+/// one seed; without any the image grid is left out.
+///
+/// Errors: corrupt record, or a folder that can't be written.
+pub fn run(record: &Record, targets: &Pictures, reconstructions: &BTreeMap<String, Pictures>, folder: &Path) -> Result<String> {
+    let report = Report::of(record)?;
+    let grid = if reconstructions.values().all(Pictures::is_empty) { None } else { Some(figure::grid(record, targets, reconstructions)?) };
+    let curves = curves::curves(record)?;
+    let mut files: Vec<(&str, Vec<u8>)> = vec![];
+    let mut embedded = vec![];
+    if let Some(grid) = &grid {
+        files.push(("figure9.png", grid.png.clone()));
+        files.push(("figure9.svg", grid.svg.clone().into_bytes()));
+        embedded.push(("figure9", Picture::Png(&grid.png)));
+    }
+    if let Some(curves) = &curves {
+        files.push(("curves.png", curves.png.clone()));
+        files.push(("curves.svg", curves.svg.clone().into_bytes()));
+        embedded.push(("curves", Picture::Svg(&curves.svg)));
+    }
+    files.push(("table.md", table::render(&report, "table.md", &Default::default())?.into_bytes()));
+    files.push(("table.tex", table::render(&report, "table.tex", &Default::default())?.into_bytes()));
+    files.push(("report.html", html::page(&report, &embedded)?.into_bytes()));
+    files.push(("spec.toml", spec_toml(&record.spec)?.into_bytes()));
+    files.push(("provenance.json", json(&record.provenance)?));
+    create_folder(folder)?;
+    for (name, bytes) in &files {
+        write_atomic(&folder.join(name), bytes)?;
+    }
+    remove_stale(folder, &files)?;
+    Ok(table::terminal(&report))
+}
+
+/// Figures of an earlier record that this one does not have.
+fn remove_stale(folder: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+    for name in ["figure9.png", "figure9.svg", "curves.png", "curves.svg"] {
+        let path: PathBuf = folder.join(name);
+        if files.iter().all(|(written, _)| *written != name) && path.exists() {
+            std::fs::remove_file(&path).map_err(|e| Error::io(&path, "removing", e))?;
+        }
+    }
+    Ok(())
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|e| Error::internal(format!("writing JSON: {e}")))?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// The resolved study as TOML, which has no null: such keys are left out.
+fn spec_toml(spec: &Value) -> Result<String> {
+    toml::to_string_pretty(&without_null(spec)).map_err(|e| Error::internal(format!("writing the study as TOML: {e}")))
+}
+
+fn without_null(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), without_null(v))).collect(),
+        Value::Array(items) => items.iter().filter(|v| !v.is_null()).map(without_null).collect(),
+        other => other.clone(),
+    }
+}
