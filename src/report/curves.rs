@@ -40,8 +40,7 @@ pub fn curves(record: &Record) -> Result<Option<Figure>> {
     }
     let across = panels.len().min(2);
     let down = panels.len().div_ceil(across);
-    let mut sheet =
-        Sheet { width: (WIDTH * across as f64) as u32, height: (HEIGHT * down as f64) as u32, ..Sheet::default() };
+    let mut sheet = Sheet { width: (WIDTH * across as f64) as u32, height: (HEIGHT * down as f64) as u32, ..Sheet::default() };
     for (i, p) in panels.iter().enumerate() {
         draw(&mut sheet, p, ((i % across) as f64 * WIDTH, (i / across) as f64 * HEIGHT))?;
     }

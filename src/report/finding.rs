@@ -2,11 +2,11 @@
 
 use super::published::Published;
 use super::{info, number, sets, trained};
+use crate::Result;
 use crate::metrics::Info;
 use crate::record::stats::Interval;
 use crate::record::summary::{Grid, Summary};
 use crate::record::{ArmInfo, Record};
-use crate::Result;
 
 /// The lead in dB that a trained arm must have over the mean image and G(mean w) to count as having learned anything.
 const LEAD_DB: f64 = 3.0;

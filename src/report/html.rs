@@ -29,3 +29,8 @@ pub fn page(report: &Report, figures: &[(&'static str, Picture)]) -> Result<Stri
     let figures: HashMap<&str, String> = figures.iter().map(|(name, p)| (*name, p.address())).collect();
     table::render(report, "report.html", &figures)
 }
+
+/// Text as it may stand in HTML and SVG, between tags or in quotes.
+pub fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

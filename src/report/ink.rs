@@ -7,7 +7,7 @@
 use ab_glyph::{Font, FontRef, PxScale, ScaleFont, point};
 use plotters::prelude::*;
 
-use super::html::Picture;
+use super::html::{Picture, escaped};
 use crate::images::Rgb8;
 use crate::{Error, Result};
 
@@ -44,10 +44,22 @@ pub struct Label {
 
 #[derive(Debug, Clone)]
 pub enum Shape {
-    Line { points: Vec<(f64, f64)>, width: f64, colour: Rgb },
+    Line {
+        points: Vec<(f64, f64)>,
+        width: f64,
+        colour: Rgb,
+    },
     /// A filled polygon.
-    Area { points: Vec<(f64, f64)>, colour: Rgb, opacity: f64 },
-    Dot { at: (f64, f64), radius: f64, colour: Rgb },
+    Area {
+        points: Vec<(f64, f64)>,
+        colour: Rgb,
+        opacity: f64,
+    },
+    Dot {
+        at: (f64, f64),
+        radius: f64,
+        colour: Rgb,
+    },
 }
 
 /// A white sheet of `width` x `height` pixels.
@@ -256,7 +268,7 @@ fn svg_runs(text: &str) -> String {
     let mut out = String::new();
     let mut lowered_before = false;
     for (run, lowered) in runs(text) {
-        let run = tera::escape_html(&run);
+        let run = escaped(&run);
         if lowered {
             out.push_str(&format!("<tspan dy=\"{:.3}em\" font-size=\"{INDEX_SIZE}em\">{run}</tspan>", INDEX_DROP / INDEX_SIZE));
         } else if lowered_before && !run.is_empty() {

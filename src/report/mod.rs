@@ -124,7 +124,10 @@ impl Report {
 /// Errors (corrupt): no such measure.
 pub fn info(metric: &str) -> Result<&'static Info> {
     let measure = metric.split('@').next().unwrap_or(metric);
-    METRICS.iter().find(|m| m.name == measure).ok_or_else(|| Error::corrupt(format!("the record names a metric that this version does not know: {metric}")))
+    METRICS
+        .iter()
+        .find(|m| m.name == measure)
+        .ok_or_else(|| Error::corrupt(format!("the record names a metric that this version does not know: {metric}")))
 }
 
 /// The sets of images in the order of the record.

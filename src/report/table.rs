@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 use tera::{Context, Tera};
 
+use super::html::escaped;
 use super::{Cell, Report, Set};
 use crate::spec::files;
 use crate::{Error, Result};
@@ -81,7 +82,7 @@ fn html_label(text: &str) -> String {
         Some((letter, index)) => format!("<i>{letter}</i><sub>{index}</sub>"),
         None => format!("<i>{w}</i>"),
     };
-    label(text, symbol, |w| tera::escape_html(w))
+    label(text, symbol, escaped)
 }
 
 /// The report for a terminal: what the numbers mean, then the tables, the first metric in full and the others by their means.

@@ -28,7 +28,8 @@ use crate::{Error, Result};
 /// Errors (corrupt): unreadable, or a tensor of another shape or type.
 pub fn pictures(file: &Path) -> Result<Pictures> {
     let at = |what: &str| Error::corrupt(format!("{}: {what}", file.display()));
-    let tensors = candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| at(e.to_string().lines().next().unwrap_or("unreadable")))?;
+    let tensors =
+        candle_core::safetensors::load(file, &Device::Cpu).map_err(|e| at(e.to_string().lines().next().unwrap_or("unreadable")))?;
     tensors.into_iter().map(|(name, tensor)| Ok((name.clone(), picture(&tensor).map_err(|e| at(&format!("\"{name}\": {e}")))?))).collect()
 }
 
