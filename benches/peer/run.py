@@ -1,0 +1,60 @@
+"""Interleaves the mini training step of this crate and of PyTorch on the same cores and prints medians and their ratio.
+
+    cargo bench --bench step --no-run            # builds; the path of the binary is printed
+    python benches/peer/run.py target/release/deps/step-<hash> --python <python with torch> [--rounds 30] [--threads 2]
+"""
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+
+HERE = pathlib.Path(__file__).parent
+
+
+class Side:
+    def __init__(self, command, threads):
+        env = dict(os.environ, RAYON_NUM_THREADS=str(threads), OMP_NUM_THREADS=str(threads))
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+    def ask(self, request):
+        self.process.stdin.write(request + "\n")
+        self.process.stdin.flush()
+        return [float(v) for v in self.process.stdout.readline().split()]
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("binary")
+    p.add_argument("--python", default="python3")
+    p.add_argument("--rounds", type=int, default=30)
+    p.add_argument("--threads", type=int, default=2)
+    a = p.parse_args()
+    ours = Side([a.binary, "--serve"], a.threads)
+    torch = Side([a.python, str(HERE / "step.py"), str(a.threads)], a.threads)
+    losses = ours.ask("loss")[0], torch.ask("loss")[0]
+    assert abs(losses[0] / losses[1] - 1) < 1e-3, f"the two steps differ: losses {losses}"
+    for _ in range(3):
+        ours.ask("step"), torch.ask("step")
+    rows = []
+    for i in range(a.rounds):
+        pair = (ours.ask("step"), torch.ask("step")) if i % 2 else (torch.ask("step"), ours.ask("step"))[::-1]
+        rows.append(pair)
+    report = {"threads": a.threads, "rounds": a.rounds, "loss": losses}
+    # Wall time is what a user waits for; processor time tells the truth on a machine that others use at the same time.
+    for k, kind in enumerate(("wall", "cpu")):
+        ours_ms, torch_ms = [r[0][k] for r in rows], [r[1][k] for r in rows]
+        report[kind] = {
+            "ours_ms": round(statistics.median(ours_ms), 1),
+            "torch_ms": round(statistics.median(torch_ms), 1),
+            "ratio_of_medians": round(statistics.median(ours_ms) / statistics.median(torch_ms), 3),
+            "median_of_ratios": round(statistics.median(o / t for o, t in zip(ours_ms, torch_ms)), 3),
+            "ratio_of_best": round(min(ours_ms) / min(torch_ms), 3),
+        }
+    report["peak_mb"] = [round(s.ask("peak")[0]) for s in (ours, torch)]
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
