@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, Shared, by_dtype, data, gather, join1, join3, pieces, sum_by, tensor};
+use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join1, join3, pieces, sum_by, tensor};
 
 /// Elements that one task handles.
 const CHUNK: usize = 1 << 14;
@@ -11,7 +11,7 @@ const CHUNK: usize = 1 << 14;
 fn masked<T: Scalar>(res: &Tensor, g: &Tensor, slope: T) -> Result<Tensor> {
     let (r, gd) = (data::<T>(res)?, data::<T>(g)?);
     let (r, gd): (&[T], &[T]) = (&r, &gd);
-    let mut dx = vec![T::zero(); r.len()];
+    let mut dx = fresh(r.len());
     pieces(&mut dx, CHUNK, |i, d| {
         let at = i * CHUNK..i * CHUNK + d.len();
         for ((d, r), g) in d.iter_mut().zip(&r[at.clone()]).zip(&gd[at]) {
@@ -31,7 +31,7 @@ fn lrelu<T: Scalar>(x: &Tensor, slope: f64) -> Result<Tensor> {
     let out = {
         let xd = data::<T>(&x)?;
         let xd: &[T] = &xd;
-        let mut out = vec![T::zero(); xd.len()];
+        let mut out = fresh(xd.len());
         pieces(&mut out, CHUNK, |i, o| {
             for (o, x) in o.iter_mut().zip(&xd[i * CHUNK..]) {
                 let low = slope * *x;
@@ -98,7 +98,7 @@ fn fused<T: Scalar>(x: &Tensor, noise: Option<(&Tensor, &Tensor)>, bias: Option<
         let (xd, sd, bd): (&[T], &[T], &[T]) = (&xd, &sd, &bd);
         let zd = map.as_ref().map(data::<T>).transpose()?;
         let zd: Option<&[T]> = zd.as_deref();
-        let mut out = vec![T::zero(); xd.len()];
+        let mut out = fresh(xd.len());
         pieces(&mut out, plane, |i, o| {
             let (b, s) = (bd[i % c], sd[i % c]);
             let x = &xd[i * plane..(i + 1) * plane];
@@ -122,7 +122,7 @@ fn fused<T: Scalar>(x: &Tensor, noise: Option<(&Tensor, &Tensor)>, bias: Option<
         let (r, gd): (&[T], &[T]) = (&r, &gd);
         let zd = map.as_ref().map(data::<T>).transpose()?;
         let zd: Option<&[T]> = zd.as_deref();
-        let mut dx = vec![T::zero(); r.len()];
+        let mut dx = fresh(r.len());
         let shared = Shared::new(&mut dx);
         let sums = gather(n * c, r.len(), |i| {
             let at = i * plane..(i + 1) * plane;
@@ -170,7 +170,7 @@ fn log_softmax_of<T: Scalar>(x: &Tensor) -> Result<Tensor> {
     let out = {
         let xd = data::<T>(&x)?;
         let xd: &[T] = &xd;
-        let mut out = vec![T::zero(); xd.len()];
+        let mut out = fresh(xd.len());
         pieces(&mut out, m, |i, o| {
             let x = &xd[i * m..(i + 1) * m];
             let top = x.iter().copied().fold(T::neg_infinity(), num_traits::Float::max);
@@ -182,7 +182,7 @@ fn log_softmax_of<T: Scalar>(x: &Tensor) -> Result<Tensor> {
     join1("log_softmax", &x, out, x.shape(), move |res, g| {
         let (r, gd) = (data::<T>(res)?, data::<T>(g)?);
         let (r, gd): (&[T], &[T]) = (&r, &gd);
-        let mut dx = vec![T::zero(); r.len()];
+        let mut dx = fresh(r.len());
         pieces(&mut dx, m, |i, d| {
             let (r, g) = (&r[i * m..(i + 1) * m], &gd[i * m..(i + 1) * m]);
             let total = sum_by(m, |j| g[j]);

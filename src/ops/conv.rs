@@ -6,7 +6,7 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::node::{Scalar, Shared, by_dtype, data, join1, join2, join3, sum_by, tensor};
+use super::node::{Scalar, Shared, by_dtype, data, fresh, join1, join2, join3, sum_by, tensor};
 
 /// The geometry of a convolution from [n, ci, h, w] to [n, co, oh, ow].
 #[derive(Debug, Clone, Copy)]
@@ -164,7 +164,7 @@ fn fold<T: Scalar>(col: &[T], g: &Geometry, y0: usize, rows: usize, ld: usize, a
 /// y[n, co, oh, ow] = w[co, patch] * x, plus bias.
 fn forward<T: Scalar>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>) -> Vec<T> {
     let (p, plane, isz) = (g.patch(), g.out_plane(), g.ci * g.in_plane());
-    let mut out = vec![T::zero(); g.n * g.co * plane];
+    let mut out = fresh(g.n * g.co * plane);
     let shared = Shared::new(&mut out);
     let run = |buffers: &mut (Vec<T>, Vec<T>), (b, images, y0, rows): (usize, usize, usize, usize)| {
         let (col, grouped) = buffers;
@@ -333,7 +333,7 @@ pub(super) fn bias_gradient<T: Scalar>(g: &[T], n: usize, c: usize) -> Vec<T> {
 fn geometry(x: &Tensor, w: &Tensor, stride: usize, pad: usize) -> Result<Geometry> {
     let (n, ci, h, wd) = x.dims4()?;
     let (co, wi, kh, kw) = w.dims4()?;
-    if wi != ci || stride == 0 || h + 2 * pad < kh || wd + 2 * pad < kw {
+    if wi != ci || ci * co * kh * kw * h * wd * n * stride == 0 || h + 2 * pad < kh || wd + 2 * pad < kw {
         bail!("conv2d: input {:?}, kernel {:?}, stride {stride}, pad {pad} do not fit", x.dims(), w.dims())
     }
     let (oh, ow) = ((h + 2 * pad - kh) / stride + 1, (wd + 2 * pad - kw) / stride + 1);
@@ -414,7 +414,7 @@ pub fn conv_transpose2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, stride: u
     let (n, ci, h, wd) = x.dims4()?;
     let (wi, co, kh, kw) = w.dims4()?;
     let size = |s: usize, k: usize| (s.max(1) - 1) * stride + k;
-    if wi != ci || stride == 0 || h == 0 || wd == 0 || size(h, kh) <= 2 * pad || size(wd, kw) <= 2 * pad {
+    if wi != ci || ci * co * kh * kw * h * wd * n * stride == 0 || size(h, kh) <= 2 * pad || size(wd, kw) <= 2 * pad {
         bail!("conv_transpose2d: input {:?}, kernel {:?}, stride {stride}, pad {pad} do not fit", x.dims(), w.dims())
     }
     // It is the gradient of the convolution that leads from the larger map back to x.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, by_dtype, data, join1, pieces, tensor};
+use super::node::{Scalar, by_dtype, data, fresh, join1, pieces, tensor};
 
 /// A linear map along one axis with few entries per output: out[o] = sum of c * x[i] over `rows[o]`.
 struct Band<T> {
     input: usize,
     rows: Vec<Vec<(usize, T)>>,
+    /// The taps and the zeros before the first sample, where every output reads the same taps from the place after its neighbour's.
+    plain: Option<(Vec<T>, usize)>,
 }
 
 impl<T: Scalar> Band<T> {
@@ -24,7 +26,8 @@ impl<T: Scalar> Band<T> {
             };
             taps.iter().enumerate().filter_map(entry).collect()
         };
-        Some(Band { input, rows: (0..output).map(row).collect() })
+        let plain = (up == 1 && down == 1).then(|| (taps.iter().map(|t| T::of(*t)).collect(), pad0));
+        Some(Band { input, rows: (0..output).map(row).collect(), plain })
     }
 
     fn transposed(&self) -> Self {
@@ -34,7 +37,49 @@ impl<T: Scalar> Band<T> {
                 rows[*i].push((o, *c));
             }
         }
-        Band { input: self.rows.len(), rows }
+        // The flipped taps; with more zeros in front than taps, the first outputs read nothing and there is no such form.
+        let flip = |(taps, pad): &(Vec<T>, usize)| Some((taps.iter().rev().copied().collect(), (taps.len() - 1).checked_sub(*pad)?));
+        Band { input: self.rows.len(), rows, plain: self.plain.as_ref().and_then(flip) }
+    }
+}
+
+/// sum = the rows of x [.., width] weighted by the entries.
+#[inline(always)]
+fn weigh_rows<T: Scalar>(x: &[T], width: usize, entries: &[(usize, T)], sum: &mut [T]) {
+    let row = |i: usize| &x[i * width..(i + 1) * width];
+    match entries {
+        [(a, p), (b, q), (c, r)] => {
+            for (((s, a), b), c) in sum.iter_mut().zip(row(*a)).zip(row(*b)).zip(row(*c)) {
+                *s = *p * *a + *q * *b + *r * *c;
+            }
+        }
+        [] => sum.fill(T::zero()),
+        [(a, p), rest @ ..] => {
+            sum.iter_mut().zip(row(*a)).for_each(|(s, a)| *s = *p * *a);
+            for (b, q) in rest {
+                sum.iter_mut().zip(row(*b)).for_each(|(s, b)| *s += *q * *b);
+            }
+        }
+    }
+}
+
+/// out[o] = sum of taps[t] * line[o + t].
+#[inline(always)]
+fn correlate<T: Scalar>(line: &[T], taps: &[T], out: &mut [T]) {
+    let n = out.len();
+    if let [a, b, c] = taps {
+        for (((o, x), y), z) in out.iter_mut().zip(&line[..n]).zip(&line[1..n + 1]).zip(&line[2..n + 2]) {
+            *o = *a * *x + *b * *y + *c * *z;
+        }
+        return;
+    }
+    for (t, c) in taps.iter().enumerate() {
+        let line = &line[t..t + n];
+        if t == 0 {
+            out.iter_mut().zip(line).for_each(|(o, x)| *o = *c * *x);
+        } else {
+            out.iter_mut().zip(line).for_each(|(o, x)| *o += *c * *x);
+        }
     }
 }
 
@@ -43,14 +88,17 @@ fn apply<T: Scalar>(x: &[T], v: &Band<T>, h: &Band<T>) -> Vec<T> {
     let (iw, ow) = (h.input, h.rows.len());
     let (ip, op) = (v.input * iw, v.rows.len() * ow);
     let planes = x.len() / ip.max(1);
-    let mut out = vec![T::zero(); planes * op];
+    let mut out = fresh(planes * op);
+    // The line holds the zeros around a row, where the map reads them.
+    let (before, length) = h.plain.as_ref().map_or((0, iw), |(taps, pad)| (*pad, (ow + taps.len() - 1).max(pad + iw)));
     pieces(&mut out, op, |c, out| {
         let x = &x[c * ip..(c + 1) * ip];
-        let mut line = vec![T::zero(); iw];
+        let mut line = vec![T::zero(); length];
         for (row, o) in v.rows.iter().zip(out.chunks_exact_mut(ow)) {
-            line.fill(T::zero());
-            for (i, c) in row {
-                line.iter_mut().zip(&x[i * iw..(i + 1) * iw]).for_each(|(l, x)| *l += *c * *x);
+            weigh_rows(x, iw, row, &mut line[before..before + iw]);
+            if let Some((taps, _)) = &h.plain {
+                correlate(&line, taps, o);
+                continue;
             }
             for (o, row) in o.iter_mut().zip(&h.rows) {
                 let mut sum = T::zero();

@@ -3,14 +3,14 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::conv::gemm;
-use super::node::{Scalar, Shared, by_dtype, data, gather, join2, join3, tensor};
+use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join2, join3, tensor};
 
 /// Columns (or rows) of a matrix product that one task computes.
 const BLOCK: usize = 128;
 
 /// out[m, n] = a[m, k] b[k, n], strides (row, column); split over blocks of n.
 fn product<T: Scalar>((m, n, k): (usize, usize, usize), a: &[T], sa: (usize, usize), b: &[T], sb: (usize, usize)) -> Vec<T> {
-    let mut out = vec![T::zero(); m * n];
+    let mut out = fresh(m * n);
     let shared = Shared::new(&mut out);
     gather(n.div_ceil(BLOCK), m * n * k / 16, |i| {
         let (at, len) = (i * BLOCK, BLOCK.min(n - i * BLOCK));
@@ -26,7 +26,7 @@ fn product<T: Scalar>((m, n, k): (usize, usize, usize), a: &[T], sa: (usize, usi
 fn run<T: Scalar>(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (out_dim, in_dim) = w.dims2()?;
     let Some(&last) = x.dims().last() else { bail!("linear: the input is a scalar") };
-    if last != in_dim {
+    if last != in_dim || in_dim == 0 || out_dim == 0 {
         bail!("linear: input {:?}, weight {:?} do not fit", x.dims(), w.dims())
     }
     let rows = x.elem_count() / in_dim.max(1);

@@ -12,6 +12,7 @@ mod act;
 mod conv;
 mod filter;
 mod linear;
+mod memory;
 mod node;
 mod norm;
 mod pool;

@@ -62,6 +62,18 @@ impl<G: Deref<Target = Storage>, T: Scalar> Deref for Data<G, T> {
     }
 }
 
+/// Room for `n` results, not filled with zeros first: every operation writes each of its results.
+pub(super) fn fresh<T: Scalar>(n: usize) -> Vec<T> {
+    super::memory::keep_freed();
+    let mut v = Vec::<T>::with_capacity(n);
+    // SAFETY: the capacity is there, T is f32 or f64, which need no construction, and callers write before they read.
+    #[allow(clippy::uninit_vec)]
+    unsafe {
+        v.set_len(n)
+    };
+    v
+}
+
 /// A CPU tensor outside the graph.
 pub(super) fn tensor<T: Scalar>(v: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(v, shape.into(), &Device::Cpu)
@@ -69,6 +81,31 @@ pub(super) fn tensor<T: Scalar>(v: Vec<T>, shape: impl Into<Shape>) -> Result<Te
 
 /// Below this many elements a loop stays on the calling thread.
 const SERIAL: usize = 1 << 15;
+
+/// Runs `f` compiled for the widest vectors that this processor has. Only loops that are inlined into it profit.
+#[inline(always)]
+pub(super) fn wide<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+        fn v4<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn v3<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        use std::arch::is_x86_feature_detected as has;
+        // SAFETY: the features were detected.
+        if has!("avx512f") && has!("avx512vl") && has!("avx512dq") && has!("avx512bw") {
+            return unsafe { v4(f) };
+        }
+        if has!("avx2") && has!("fma") {
+            return unsafe { v3(f) };
+        }
+    }
+    f()
+}
 
 /// `f(i, piece i of out)` for every piece of `size` elements, in parallel if there is enough work. `out` counts as the work.
 pub(super) fn pieces<T: Scalar>(out: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Sync + Send) {
@@ -79,6 +116,7 @@ pub(super) fn pieces<T: Scalar>(out: &mut [T], size: usize, f: impl Fn(usize, &m
 /// As [`pieces`], with the work given as a number of elementary steps.
 pub(super) fn pieces_work<T: Send>(out: &mut [T], size: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync + Send) {
     let size = size.max(1);
+    let f = |i: usize, o: &mut [T]| wide(|| f(i, o));
     if work < SERIAL || out.len() <= size {
         out.chunks_mut(size).enumerate().for_each(|(i, o)| f(i, o));
         return;
@@ -90,6 +128,7 @@ pub(super) fn pieces_work<T: Send>(out: &mut [T], size: usize, work: usize, f: i
 
 /// `f(0..n)` in order, computed in parallel if `work` elementary steps are worth it.
 pub(super) fn gather<R: Send>(n: usize, work: usize, f: impl Fn(usize) -> R + Sync + Send) -> Vec<R> {
+    let f = |i: usize| wide(|| f(i));
     if work < SERIAL || n < 2 { (0..n).map(f).collect() } else { (0..n).into_par_iter().map(f).collect() }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, Shared, by_dtype, data, gather, join1, join2, pieces, pieces_work, sum_by, tensor};
+use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join1, join2, pieces, pieces_work, sum_by, tensor};
 
 /// Mean and biased variance of every plane.
 fn moments<T: Scalar>(x: &[T], plane: usize) -> Vec<(T, T)> {
@@ -19,7 +19,7 @@ fn moments<T: Scalar>(x: &[T], plane: usize) -> Vec<(T, T)> {
 /// IN(x) * (scale + 1) + shift with the `style` of [b, 2C] (scales, then shifts); without a style, IN(x).
 fn normalise<T: Scalar>(x: &[T], moments: &[(T, T)], style: Option<&[T]>, c: usize, eps: T) -> Vec<T> {
     let plane = x.len() / moments.len().max(1);
-    let mut out = vec![T::zero(); x.len()];
+    let mut out = fresh(x.len());
     pieces(&mut out, plane, |i, o| {
         let (mean, var) = moments[i];
         let r = T::one() / (var + eps).sqrt();
@@ -46,7 +46,7 @@ fn normalise_back<T: Scalar>(
     let planes = moments.len();
     let plane = x.len() / planes.max(1);
     let n = T::of(plane as f64);
-    let mut dx = vec![T::zero(); if want.0 { x.len() } else { 0 }];
+    let mut dx = fresh(if want.0 { x.len() } else { 0 });
     let shared = Shared::new(&mut dx);
     let sums = gather(planes, x.len(), |i| {
         let (x, g) = (&x[i * plane..(i + 1) * plane], &g[i * plane..(i + 1) * plane]);
@@ -105,7 +105,7 @@ fn stats_node<T: Scalar>(x: &Tensor, m: Arc<Vec<(T, T)>>, b: usize, c: usize) ->
         let (x, g): (&[T], &[T]) = (&x, &g);
         let plane = x.len() / m.len().max(1);
         let n = T::of(plane as f64);
-        let mut dx = vec![T::zero(); x.len()];
+        let mut dx = fresh(x.len());
         pieces(&mut dx, plane, |i, d| {
             let (mean, var) = m[i];
             let gm = g[i / c * 2 * c + i % c] / n;
@@ -210,7 +210,7 @@ fn by_length<T: Scalar>(
     let out = {
         let xd = data::<T>(&x)?;
         let xd: &[T] = &xd;
-        let mut out = vec![T::zero(); xd.len()];
+        let mut out = fresh(xd.len());
         pieces(&mut out, c * s, |b, o| {
             let x = &xd[b * c * s..(b + 1) * c * s];
             let mut f = over_channels(c, s, |i| x[i] * x[i]);
@@ -225,7 +225,7 @@ fn by_length<T: Scalar>(
     join1(name, &x, out, x.shape(), move |_, g| {
         let (x, g) = (data::<T>(&held)?, data::<T>(g)?);
         let (x, g): (&[T], &[T]) = (&x, &g);
-        let mut dx = vec![T::zero(); x.len()];
+        let mut dx = fresh(x.len());
         let work = 2 * dx.len();
         pieces_work(&mut dx, c * s, work, |b, d| {
             let at = b * c * s..(b + 1) * c * s;

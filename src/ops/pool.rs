@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, by_dtype, data, join1, pieces, tensor};
+use super::node::{Scalar, by_dtype, data, fresh, join1, pieces, tensor};
 
 /// (tensor, [b, C], [H, W], [H/2, W/2])
 type Halved = (Tensor, [usize; 2], [usize; 2], [usize; 2]);
@@ -21,7 +21,7 @@ fn avg<T: Scalar>(x: &Tensor) -> Result<Tensor> {
     let out = {
         let xd = data::<T>(&x)?;
         let xd: &[T] = &xd;
-        let mut out = vec![T::zero(); b * c * oh * ow];
+        let mut out = fresh(b * c * oh * ow);
         pieces(&mut out, oh * ow, |i, o| {
             let x = &xd[i * h * w..(i + 1) * h * w];
             for (y, o) in o.chunks_exact_mut(ow).enumerate() {
@@ -61,7 +61,7 @@ fn max<T: Scalar>(x: &Tensor) -> Result<Tensor> {
     let out = {
         let xd = data::<T>(&x)?;
         let xd: &[T] = &xd;
-        let mut out = vec![T::zero(); b * c * oh * ow];
+        let mut out = fresh(b * c * oh * ow);
         let larger = |a: T, b: T| if b > a || b.is_nan() { b } else { a };
         pieces(&mut out, oh * ow, |i, o| {
             let x = &xd[i * h * w..(i + 1) * h * w];
@@ -106,7 +106,7 @@ fn up<T: Scalar>(x: &Tensor) -> Result<Tensor> {
     let out = {
         let xd = data::<T>(&x)?;
         let xd: &[T] = &xd;
-        let mut out = vec![T::zero(); 4 * xd.len()];
+        let mut out = fresh(4 * xd.len());
         pieces(&mut out, 4 * h * w, |i, o| {
             for (x, rows) in xd[i * h * w..(i + 1) * h * w].chunks_exact(w).zip(o.chunks_exact_mut(4 * w)) {
                 let (r0, r1) = rows.split_at_mut(2 * w);
@@ -122,7 +122,7 @@ fn up<T: Scalar>(x: &Tensor) -> Result<Tensor> {
     join1("upsample2", &x, out, (b, c, 2 * h, 2 * w), move |_, g| {
         let gd = data::<T>(g)?;
         let gd: &[T] = &gd;
-        let mut dx = vec![T::zero(); gd.len() / 4];
+        let mut dx = fresh(gd.len() / 4);
         pieces(&mut dx, h * w, |i, d| {
             let g = &gd[i * 4 * h * w..(i + 1) * 4 * h * w];
             for (d, rows) in d.chunks_exact_mut(w).zip(g.chunks_exact(4 * w)) {
