@@ -4,15 +4,19 @@
 //! contains: PyTorch's zip and legacy containers, numpy arrays, bare pickles of arrays, safetensors.
 
 mod archive;
+mod cache;
 mod checkpoint;
 mod globals;
 mod graph;
+pub mod hub;
 mod npy;
 mod pickle;
 mod safetensors_file;
 mod source;
 mod torch;
+mod transfer;
 mod tree;
+pub mod verify;
 mod view;
 
 pub use checkpoint::{Checkpoint, Options, open, open_with, read_bytes};
