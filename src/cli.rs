@@ -56,7 +56,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Check(args) => check::run(args),
         Command::LintTable(args) => lint_table::run(args),
         Command::Score(args) => score::run(args),
-        Command::Weights(args) => weights::run(args),
+        Command::Weights(args) => weights::run(args, quiet),
         Command::Zoo(args) => zoo::run(args),
         Command::Arch(args) => commands::arch::run(args),
     }

@@ -118,9 +118,12 @@ impl Params {
         let (tensor, trainable) = match &inner.source {
             Source::Fresh { seed } => (initial(*seed, &full, &shape, init, inner.dtype, &inner.device)?, true),
             Source::Loaded { tensors, trainable, origin } => {
-                let Some(tensor) = tensors.get(&full) else { bail!("{origin}: the tensor \"{full}\" {:?} is missing", shape.dims()) };
+                let Some(tensor) = tensors.get(&full) else {
+                    bail!("{origin}: the tensor \"{full}\" {:?} is missing{}", shape.dims(), why_missing(tensors, &full, shape.dims()))
+                };
                 if tensor.shape() != &shape {
-                    bail!("{origin}: the tensor \"{full}\" has shape {:?}, the network needs {:?}", tensor.dims(), shape.dims())
+                    let (have, need) = (tensor.dims(), shape.dims());
+                    bail!("{origin}: the tensor \"{full}\" has shape {have:?}, the network needs {need:?}{}", why_misshapen(have, need))
                 }
                 (tensor.to_dtype(inner.dtype)?.to_device(&inner.device)?.contiguous()?, *trainable)
             }
@@ -149,7 +152,7 @@ impl Params {
             if !extra.is_empty() {
                 let shown = extra.iter().take(5).copied().collect::<Vec<_>>().join(", ");
                 bail!(
-                    "{origin}: {} tensors do not belong to this network: {shown}{}",
+                    "{origin}: {} tensors do not belong to this network: {shown}{}; the file is of another network or size, or its card names another",
                     extra.len(),
                     if extra.len() > 5 { ", ..." } else { "" }
                 )
@@ -176,5 +179,44 @@ fn initial(seed: u64, name: &str, shape: &Shape, init: Init, dtype: DType, devic
             let unit = Stream::new(seed, &format!("init/{name}")).normal(shape.clone(), device)?;
             (unit.to_dtype(dtype)? * std)?.contiguous()
         }
+    }
+}
+
+/// The likely cause of a missing tensor, from the names that the file does have.
+fn why_missing(tensors: &BTreeMap<String, Tensor>, full: &str, shape: &[usize]) -> String {
+    if tensors.is_empty() {
+        return ": the file has no tensor at all".into();
+    }
+    // The same name below something: the wrapper of a training checkpoint or of several GPUs.
+    let wrapped = tensors.keys().find_map(|name| name.strip_suffix(full)?.strip_suffix('.'));
+    if let Some(wrapper) = wrapped {
+        let cause = if wrapper == "module" { " (saved from several GPUs)" } else { "" };
+        return format!(": the file has it under \"{wrapper}\"{cause}; give that key");
+    }
+    let nearest = tensors.iter().filter(|(_, t)| t.dims() == shape).map(|(name, _)| name.as_str());
+    let nearest = nearest.map(|name| (strsim::normalized_levenshtein(name, full), name)).max_by(|a, b| a.0.total_cmp(&b.0));
+    let near = match nearest {
+        Some((similarity, name)) if similarity > 0.7 => format!("; the nearest of that shape is \"{name}\""),
+        _ => String::new(),
+    };
+    let first: Vec<&str> = tensors.keys().take(3).map(String::as_str).collect();
+    format!(
+        ": the file has {} tensors of other names ({}, ...){near}: it is of another network, size or layout",
+        tensors.len(),
+        first.join(", ")
+    )
+}
+
+/// The likely cause of a wrong shape.
+fn why_misshapen(have: &[usize], need: &[usize]) -> String {
+    let (mut a, mut b) = (have.to_vec(), need.to_vec());
+    a.sort_unstable();
+    b.sort_unstable();
+    if a == b && have.len() > 1 {
+        ": the same sizes in another order, so the file is of another layout".into()
+    } else if have.iter().product::<usize>() == need.iter().product::<usize>() {
+        ": the same number of values in another shape, so the file is of another layout".into()
+    } else {
+        ": the file is of a network of another width or resolution".into()
     }
 }

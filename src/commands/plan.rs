@@ -2,6 +2,7 @@
 
 use super::run::Choice;
 use crate::Result;
+use crate::stages::fetch;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -12,5 +13,6 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let (_, plan, store, _) = args.choice.open()?;
     print!("{}", plan.describe(&store));
+    print!("{}", fetch::describe(&plan.cards, &args.choice.access.open(true)?)?);
     Ok(())
 }

@@ -42,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 use super::document::Document;
 use super::files;
+use super::pins::Pins;
 use crate::{Error, Result};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +63,9 @@ pub struct Card {
     /// False says openly that nobody could hash the file yet: it is then refused unless the user allows it.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub pinned: bool,
+    /// How the file is written, in words: "PyTorch pickle", "safetensors", "LMDB of JPEG".
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub format: String,
     /// Side of the images in pixels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<usize>,
@@ -104,6 +108,8 @@ pub enum Kind {
     IdentityNetwork,
     /// A predictor of attributes.
     AttributeNetwork,
+    /// A direction of editing in a latent space.
+    Direction,
     Dataset,
 }
 
@@ -137,7 +143,7 @@ pub struct HubFile {
     /// "model", "dataset" or "space".
     #[serde(default = "model")]
     pub repo_type: String,
-    /// A full commit id, never a branch.
+    /// A full commit id; a branch only where the card is not pinned.
     pub revision: String,
     pub file: String,
     /// The member to take where `file` is an archive.
@@ -219,6 +225,9 @@ pub struct Licence {
     pub note: String,
     #[serde(default)]
     pub non_commercial: bool,
+    /// The tag on the page of a re-upload, where it differs: the uploader's word, not the owner's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reupload_tag: Option<String>,
 }
 
 /// How this project trained the network, and what was measured on the result.
@@ -265,7 +274,9 @@ impl Card {
             let hint = files::suggestion(name, all.iter().map(String::as_str));
             return Err(Error::usage(format!("there is no card \"{name}\" below baselines/{hint}")));
         };
-        Card::of(&document)
+        let mut card = Card::of(&document)?;
+        Pins::load()?.apply(&mut card);
+        Ok(card)
     }
 
     /// Reads and checks a card.

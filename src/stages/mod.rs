@@ -20,6 +20,7 @@
 //! - Raise the stage's code version below when its outputs change for the same specification.
 
 pub mod evaluate;
+pub mod fetch;
 pub mod progress;
 pub mod render;
 pub mod sample;

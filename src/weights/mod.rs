@@ -3,12 +3,14 @@
 //! [`open`] reads every format in which the weights of this field are published, without running anything that a file
 //! contains: PyTorch's zip and legacy containers, numpy arrays, bare pickles of arrays, safetensors.
 
+pub mod access;
 mod archive;
 mod cache;
 mod checkpoint;
 mod globals;
 mod graph;
 pub mod hub;
+pub mod licence;
 mod npy;
 mod pickle;
 mod safetensors_file;
@@ -19,7 +21,9 @@ mod tree;
 pub mod verify;
 mod view;
 
+pub use access::{Access, Located, Missing};
 pub use checkpoint::{Checkpoint, Options, open, open_with, read_bytes};
 pub use graph::Unknown;
+pub use safetensors_file::save;
 pub use source::{Format, not_weights};
 pub use tree::{BARE, Value};

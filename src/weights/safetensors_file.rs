@@ -1,8 +1,10 @@
 //! safetensors files: read tensor by tensor, written once by `weights convert`.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use safetensors::{Dtype, SafeTensors};
 
 use super::checkpoint::{Checkpoint, note_non_finite};
@@ -58,4 +60,62 @@ pub(super) fn open(source: &Source) -> Result<Checkpoint> {
     let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     let tree = Value::Dict(tensors.keys().map(|name| (name.clone(), Value::Tensor(name.clone()))).collect());
     Ok(Checkpoint { format: Format::Safetensors, tree, tensors, metadata, warnings })
+}
+
+/// The header metadata of a file alone.
+pub(super) fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
+    let source = Source::open(path)?;
+    let size = source.read_at(0, 8)?;
+    let size = size.as_chunks::<8>().0.first().map_or(0, |b| u64::from_le_bytes(*b));
+    if size > MAX_HEADER {
+        return Err(Error::corrupt(format!("a safetensors header of {size} bytes (at most {MAX_HEADER} are read)")));
+    }
+    let head = source.read_at(0, size as usize + 8)?;
+    let (_, header) = SafeTensors::read_metadata(&head).map_err(|e| Error::corrupt(format!("its safetensors header is damaged: {e}")))?;
+    Ok(header.metadata().clone().unwrap_or_default().into_iter().collect())
+}
+
+/// Writes tensors and metadata; the same input gives the same bytes. The file appears whole or not at all.
+///
+/// The largest element types come first and then the names in order, so that every tensor is aligned.
+pub fn save(path: &Path, tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Result<()> {
+    let mut order: Vec<(&String, &Tensor)> = tensors.iter().collect();
+    order.sort_by_key(|(name, t)| (std::cmp::Reverse(t.dtype().size_in_bytes()), *name));
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".into(), serde_json::json!(metadata));
+    let mut at = 0usize;
+    for (name, tensor) in &order {
+        let bytes = tensor.elem_count() * tensor.dtype().size_in_bytes();
+        let dtype = match tensor.dtype() {
+            DType::F64 => "F64",
+            DType::F32 => "F32",
+            DType::F16 => "F16",
+            DType::BF16 => "BF16",
+            DType::I64 => "I64",
+            DType::I32 => "I32",
+            DType::I16 => "I16",
+            DType::U32 => "U32",
+            DType::U8 => "U8",
+            other => return Err(Error::internal(format!("the tensor \"{name}\" is of type {other:?}, which is not written"))),
+        };
+        header.insert((*name).clone(), serde_json::json!({ "dtype": dtype, "shape": tensor.dims(), "data_offsets": [at, at + bytes] }));
+        at += bytes;
+    }
+    let mut text = serde_json::to_string(&header).map_err(|e| Error::internal(e.to_string()))?;
+    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+    let fail = |e: std::io::Error| Error::io(path, "writing", e);
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut temp = tempfile::NamedTempFile::new_in(dir).map_err(fail)?;
+    {
+        let mut out = std::io::BufWriter::with_capacity(1 << 20, &mut temp);
+        out.write_all(&(text.len() as u64).to_le_bytes()).and_then(|_| out.write_all(text.as_bytes())).map_err(fail)?;
+        for (_, tensor) in &order {
+            use safetensors::View;
+            out.write_all(&View::data(*tensor)).map_err(fail)?;
+        }
+        out.flush().map_err(fail)?;
+    }
+    temp.as_file().sync_all().map_err(fail)?;
+    temp.persist(path).map_err(|e| fail(e.error))?;
+    Ok(())
 }
