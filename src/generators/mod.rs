@@ -7,6 +7,7 @@
 mod checkpoint;
 pub mod pggan;
 pub mod stylegan1;
+pub mod stylegan2;
 
 pub use checkpoint::{Target, Tensors, family_of, open};
 

@@ -1,12 +1,12 @@
 //! Parity of the generators: images and input gradients of every constructor in parity/generators.
 
 use candle_core::{DType, Device, Tensor};
-use mtv_bench::generators::{Generator, Stage, Synthesis, Target, Tensors, pggan, stylegan1};
+use mtv_bench::generators::{Generator, Stage, Synthesis, Target, Tensors, pggan, stylegan1, stylegan2};
 use serde_json::Value;
 
 use super::harness::{Check, Error, Fixture, Outcome};
 
-pub const CHECKS: &[Check] = &[stylegan1_podgorskiy, stylegan1_genforce, pggan_genforce, pggan_akanimax];
+pub const CHECKS: &[Check] = &[stylegan1_podgorskiy, stylegan1_genforce, pggan_genforce, pggan_akanimax, stylegan2_genforce];
 
 /// Tolerances of a file: (outputs, gradients), relative to the largest expected value.
 fn tolerances(f: &Fixture) -> Result<(f64, f64), Error> {
@@ -242,6 +242,67 @@ fn pggan_akanimax(f: &Fixture) -> Option<Outcome> {
             let stage = Stage { last: depth.parse::<usize>()? - 2, blend: blend.parse()? };
             let image = net.synthesize(&latent, &Synthesis { stage: Some(stage), ..Default::default() })?;
             o.relative("forward", name, &image, &t[name], tol)?;
+        }
+        Ok(())
+    }))
+}
+
+fn stylegan2_genforce(f: &Fixture) -> Option<Outcome> {
+    if f.area != "generators" || !f.text("module").contains("stylegan2_generator.py") {
+        return None;
+    }
+    Some(Outcome::of(|o| {
+        let t = f.tensors()?;
+        let (tol, tol_grad) = tolerances(f)?;
+        let net = stylegan2::open(weights(&t), &target(f, DType::F32))?;
+        widths(f, o, net.layout())?;
+        o.relative("forward", "mid.z_normed", &mtv_bench::ops::pixel_norm(&t["in.z"], 1e-8)?, &t["mid.z_normed"], tol)?;
+        o.relative("forward", "mid.w", &net.w(&t["in.z"])?, &t["mid.w"], tol)?;
+        let untruncated = net.map(&t["in.z"], None)?;
+        let call = &f.entry["call"];
+        let truncation = (call["trunc_psi"].as_f64().unwrap_or(1.0), call["trunc_layers"].as_u64().unwrap_or(0) as usize);
+        o.relative("forward", "mid.wp", &net.truncate(&untruncated, truncation.0, truncation.1, None)?, &t["mid.wp"], tol)?;
+
+        let wp = &t["mid.wp"];
+        let plain = Synthesis::default();
+        let noise = list(&t, "in.noise_randomize");
+        let random = Synthesis { noise: Some(&noise), ..plain };
+        let images = [
+            ("out.image", wp, plain),
+            ("out.image_no_truncation", &untruncated, plain),
+            ("out.image_randomize_noise", wp, random),
+            ("out.image_wp_rows", &t["in.wp_rows"], plain),
+        ];
+        for (name, latent, with) in images {
+            o.relative("forward", name, &net.synthesize(latent, &with)?, &t[name], tol)?;
+        }
+        input_gradient(o, &t, ("out.grad_wp", "mid.wp"), tol_grad, |dtype, wp| {
+            Ok(stylegan2::open(weights(&t), &target(f, dtype))?.synthesize(wp, &Synthesis::default())?)
+        })?;
+        let trace = net.trace(wp, &plain, net.layout().channels.len() - 1)?;
+        let (styles, output_styles) = net.styles(wp)?;
+        let named = |prefix: &str, width: usize, tensors: Vec<Tensor>| -> Vec<(String, Tensor)> {
+            tensors.into_iter().enumerate().map(|(i, t)| (format!("{prefix}{i:0width$}"), t)).collect()
+        };
+        let inner = [
+            named("mid.layer", 1, trace.layers),
+            named("mid.output", 1, trace.rgb),
+            named("mid.style", 2, styles),
+            named("mid.output_style", 1, output_styles),
+        ];
+        for (name, got) in inner.concat() {
+            if let Some(want) = t.get(&name) {
+                o.relative("forward", &name, &got, want, tol)?;
+            }
+        }
+        if let Some(mixing) = t.get("train.in.uniform_and_cutoff") {
+            let mixing = mixing.to_vec1::<f32>()?;
+            let mix = (mixing[0] < 0.9).then_some((&t["train.in.new_z"], mixing[1] as usize));
+            let before = t["train.in.w_avg_before"].unsqueeze(0)?;
+            let (wp, after) = net.map_in_training(&t["in.z"], mix, truncation, &before)?;
+            o.relative("training", "train.out.w_avg_after", &after.squeeze(0)?, &t["train.out.w_avg_after"], tol)?;
+            o.relative("training", "train.out.wp", &wp, &t["train.out.wp"], tol)?;
+            o.relative("training", "train.out.image", &net.synthesize(&wp, &plain)?, &t["train.out.image"], tol)?;
         }
         Ok(())
     }))
