@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Family, Generator, pggan, stylegan1, stylegan2};
+use super::{Family, Generator, biggan, pggan, stylegan1, stylegan2};
 use crate::{Error, Result};
 
 /// The tensors of a checkpoint by name.
@@ -73,8 +73,9 @@ pub fn open(tensors: Tensors, target: &Target) -> Result<Box<dyn Generator>> {
     match family_of(&tensors) {
         Some(Family::StyleGan1) => Ok(Box::new(stylegan1::open(tensors, target, stylegan1::FUSED_FROM)?)),
         Some(Family::StyleGan2) => Ok(Box::new(stylegan2::open(tensors, target)?)),
+        Some(Family::BigGan) => Ok(Box::new(biggan::open(tensors, target, None, biggan::Truncation::PAPER)?)),
         Some(Family::Pggan) => Ok(Box::new(pggan::open(tensors, target, pggan::Options::default())?)),
-        _ => {
+        None => {
             let names: Vec<&str> = tensors.keys().take(3).map(String::as_str).collect();
             Err(target.corrupt(format!("no known generator has tensors called {}, ...", names.join(", "))))
         }

@@ -4,6 +4,7 @@
 //! and is not clamped here; BigGAN ends in tanh. All of it is differentiable with respect to the latent, the constant and the
 //! noise strengths, whether the weights are frozen or not.
 
+pub mod biggan;
 mod checkpoint;
 pub mod pggan;
 pub mod stylegan1;

@@ -1,12 +1,12 @@
 //! Parity of the generators: images and input gradients of every constructor in parity/generators.
 
 use candle_core::{DType, Device, Tensor};
-use mtv_bench::generators::{Generator, Stage, Synthesis, Target, Tensors, pggan, stylegan1, stylegan2};
+use mtv_bench::generators::{Generator, Stage, Synthesis, Target, Tensors, biggan, pggan, stylegan1, stylegan2};
 use serde_json::Value;
 
 use super::harness::{Check, Error, Fixture, Outcome};
 
-pub const CHECKS: &[Check] = &[stylegan1_podgorskiy, stylegan1_genforce, pggan_genforce, pggan_akanimax, stylegan2_genforce];
+pub const CHECKS: &[Check] = &[stylegan1_podgorskiy, stylegan1_genforce, pggan_genforce, pggan_akanimax, stylegan2_genforce, biggan_deep];
 
 /// Tolerances of a file: (outputs, gradients), relative to the largest expected value.
 fn tolerances(f: &Fixture) -> Result<(f64, f64), Error> {
@@ -303,6 +303,64 @@ fn stylegan2_genforce(f: &Fixture) -> Option<Outcome> {
             o.relative("training", "train.out.w_avg_after", &after.squeeze(0)?, &t["train.out.w_avg_after"], tol)?;
             o.relative("training", "train.out.wp", &wp, &t["train.out.wp"], tol)?;
             o.relative("training", "train.out.image", &net.synthesize(&wp, &plain)?, &t["train.out.image"], tol)?;
+        }
+        Ok(())
+    }))
+}
+
+fn biggan_deep(f: &Fixture) -> Option<Outcome> {
+    if f.area != "generators" || !f.text("module").contains("BigGAN") {
+        return None;
+    }
+    Some(Outcome::of(|o| {
+        let t = f.tensors()?;
+        let (tol, tol_grad) = tolerances(f)?;
+        let cfg: biggan::Config = serde_json::from_value(f.entry["constructor"].clone())?;
+        let open =
+            |dtype: DType, truncation: biggan::Truncation| biggan::open(weights(&t), &target(f, dtype), Some(cfg.clone()), truncation);
+        let usual = biggan::Truncation { value: 0.4, single: false };
+        let net = open(DType::F32, usual)?;
+        let latent = net.map(&t["in.z"], Some(&t["in.class_label"]))?;
+        o.relative("forward", "mid.cond_vector", &latent, &t["mid.cond_vector"], tol)?;
+
+        for name in t.keys().filter(|name| name.starts_with("out.image_t")) {
+            let entry = &f.entry["truncations"][&name["out.image_".len()..]];
+            let single = entry["kind"].as_str().is_some_and(|kind| kind.starts_with("float32"));
+            let truncation = biggan::Truncation { value: entry["value"].as_f64().unwrap_or(usual.value), single };
+            let image = open(DType::F32, truncation)?.synthesize(&latent, &Synthesis::default())?;
+            o.relative("forward", name, &image, &t[name], tol)?;
+        }
+        input_gradient(o, &t, ("out.grad_z_t0.4", "in.z"), tol_grad, |dtype, z| {
+            let net = open(dtype, usual)?;
+            Ok(net.synthesize(&net.map(z, Some(&t["in.class_label"]))?, &Synthesis::default())?)
+        })?;
+
+        let trace = net.trace(&latent)?;
+        o.relative("forward", "mid.gen_z", &trace.seed, &t["mid.gen_z"], tol)?;
+        for (i, layer) in trace.layers.iter().enumerate() {
+            let attention = cfg.attention_layer_position;
+            let names = [format!("mid.layers.{i}"), ["mid.attn_in", "mid.attn_out"][(i >= attention) as usize].to_string()];
+            let shown = if i + 1 == attention || i == attention { &names[..] } else { &names[..1] };
+            for name in shown.iter().filter(|name| t.contains_key(*name)) {
+                o.relative("forward", name, layer, &t[name], tol)?;
+            }
+        }
+        let sigmas: std::collections::BTreeMap<_, _> = net.sigmas()?.into_iter().collect();
+        let order = f.entry["sigma_order"].as_array().ok_or("no sigma_order")?;
+        let ordered = order.iter().map(|name| sigmas.get(name.as_str().unwrap_or("")).ok_or(format!("no sigma of {name}")));
+        let ordered: Vec<&Tensor> = ordered.collect::<Result<_, _>>()?;
+        o.relative("forward", "mid.sigma", &Tensor::stack(&ordered, 0)?, &t["mid.sigma"], tol)?;
+
+        for name in ["train.out.image_first", "train.out.image_second"] {
+            if let Some(want) = t.get(name) {
+                net.power_iteration()?;
+                o.relative("training", name, &net.synthesize(&latent, &Synthesis::default())?, want, tol)?;
+            }
+        }
+        if let (Some(u), Some(v)) = (t.get("train.gen_z.weight_u_after"), t.get("train.gen_z.weight_v_after")) {
+            let (got_u, got_v) = net.first_vectors();
+            o.relative("training", "train.gen_z.weight_u_after", &got_u, u, tol)?;
+            o.relative("training", "train.gen_z.weight_v_after", &got_v, v, tol)?;
         }
         Ok(())
     }))

@@ -1,0 +1,542 @@
+//! BigGAN-deep: Brock, Donahue, Simonyan, "Large Scale GAN Training for High Fidelity Natural Image Synthesis", ICLR 2019.
+//!
+//! The reference is huggingface/pytorch-pretrained-BigGAN, which MTV-TSA carries; the names are those of its `pytorch_model.bin`,
+//! the configuration is its `config.json`. Spectral norms are folded into the weights of a frozen network; batch norms read the
+//! row of the standing statistics that belongs to a truncation.
+
+use std::cell::RefCell;
+
+use candle_core::{D, Result, Tensor, Var, bail};
+use serde::Deserialize;
+
+use super::checkpoint::{Target, Tensors};
+use super::{Family, Generator, Layout, Synthesis, class_rows};
+use crate::ops;
+use crate::params::{Init, Params};
+
+/// The shape of a BigGAN-deep: Hugging Face's `config.json`. A missing field has the value of the 128 px model.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    pub output_dim: usize,
+    pub z_dim: usize,
+    pub class_embed_dim: usize,
+    /// The unit of the channel counts.
+    pub channel_width: usize,
+    pub num_classes: usize,
+    /// Of each block: does it double the resolution, channels in, channels out (in units of `channel_width`).
+    pub layers: Vec<(bool, usize, usize)>,
+    /// Self-attention stands before this block.
+    pub attention_layer_position: usize,
+    pub eps: f64,
+    /// Rows of the standing statistics, for truncations 0 to 1.
+    pub n_stats: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config::paper(128)
+    }
+}
+
+impl Config {
+    /// The published network at 128, 256 or 512 px.
+    pub fn paper(resolution: usize) -> Self {
+        let widths: &[usize] = match resolution {
+            128 => &[16, 16, 16, 16, 8, 8, 4, 4, 2, 2, 1],
+            256 => &[16, 16, 16, 16, 8, 8, 8, 8, 4, 4, 2, 2, 1],
+            _ => &[16, 16, 16, 16, 8, 8, 8, 8, 4, 4, 2, 2, 1, 1, 1],
+        };
+        Config {
+            output_dim: resolution,
+            z_dim: 128,
+            class_embed_dim: 128,
+            channel_width: 128,
+            num_classes: 1000,
+            layers: widths.windows(2).enumerate().map(|(i, w)| (i % 2 == 1, w[0], w[1])).collect(),
+            attention_layer_position: 8,
+            eps: 1e-4,
+            n_stats: 51,
+        }
+    }
+
+    fn condition(&self) -> usize {
+        self.z_dim + self.class_embed_dim
+    }
+
+    fn layout(&self) -> Layout {
+        let mut channels = vec![(4, 0)];
+        for &(up, _, out) in &self.layers {
+            let (resolution, _) = channels[channels.len() - 1];
+            if up {
+                channels.push((2 * resolution, 0));
+            }
+            let last = channels.len() - 1;
+            channels[last].1 = out * self.channel_width;
+        }
+        Layout {
+            family: Family::BigGan,
+            resolution: self.output_dim,
+            z_dim: self.z_dim,
+            w_dim: self.condition(),
+            rows: 0,
+            constant: None,
+            noise: Vec::new(),
+            channels,
+            classes: self.num_classes,
+        }
+    }
+}
+
+/// A truncation in (0, 1]: the row of the standing statistics. It does not scale z.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Truncation {
+    pub value: f64,
+    /// Find the row in f32, as a caller does who passes the truncation as a tensor (MTV-TSA). Some values, such as 0.3, then
+    /// fall just beyond a row.
+    pub single: bool,
+}
+
+impl Truncation {
+    /// MTV-TSA's truncation of BigGAN.
+    pub const PAPER: Truncation = Truncation { value: 0.4, single: true };
+
+    /// Row index and the share of that row; the rest is the next row's. These shares are swapped with respect to linear
+    /// interpolation, as they are in the reference; a share of 0 means the row alone.
+    fn row(self, n_stats: usize) -> Result<(usize, f64)> {
+        if !(self.value > 0.0 && self.value <= 1.0) || n_stats < 2 {
+            bail!("truncation {} must lie above 0 and not above 1", self.value)
+        }
+        let step = 1.0 / (n_stats - 1) as f64;
+        let place = if self.single { (self.value as f32 / step as f32) as f64 } else { self.value / step };
+        Ok((place.trunc() as usize, place.fract()))
+    }
+}
+
+/// A spectrally normalised weight, W / sigma with sigma = u . (mat(W) v) ("Spectral Normalization for Generative Adversarial
+/// Networks", Miyato et al., ICLR 2018, in the form of PyTorch's `spectral_norm`).
+struct Spectral {
+    weight: Tensor,
+    /// The parameters that keep u and v.
+    slots: (Tensor, Tensor),
+    vectors: RefCell<(Tensor, Tensor)>,
+    /// W / sigma of a frozen weight.
+    folded: RefCell<Option<Tensor>>,
+    eps: f64,
+}
+
+impl Spectral {
+    fn new(p: &Params, dims: &[usize], eps: f64) -> Result<Self> {
+        let (out, fan_in) = (dims[0], dims[1..].iter().product::<usize>());
+        let unit = |n: usize| Init::Normal((n as f64).sqrt().recip());
+        let weight = p.get("weight_orig", dims.to_vec(), unit(fan_in))?;
+        let slots = (p.get("weight_u", out, unit(out))?, p.get("weight_v", fan_in, unit(fan_in))?);
+        let vectors = RefCell::new((slots.0.detach().copy()?, slots.1.detach().copy()?));
+        let spectral = Spectral { weight, slots, vectors, folded: RefCell::new(None), eps };
+        spectral.fold()?;
+        Ok(spectral)
+    }
+
+    fn matrix(&self) -> Result<Tensor> {
+        self.weight.flatten_from(1)
+    }
+
+    fn sigma(&self) -> Result<Tensor> {
+        let (u, v) = &*self.vectors.borrow();
+        (self.matrix()?.matmul(&v.unsqueeze(1)?)?.squeeze(1)? * u)?.sum_all()
+    }
+
+    fn fold(&self) -> Result<()> {
+        if !self.weight.is_variable() {
+            let folded = self.weight.broadcast_div(&self.sigma()?)?;
+            *self.folded.borrow_mut() = Some(folded);
+        }
+        Ok(())
+    }
+
+    fn weight(&self) -> Result<Tensor> {
+        match &*self.folded.borrow() {
+            Some(folded) => Ok(folded.clone()),
+            None => self.weight.broadcast_div(&self.sigma()?),
+        }
+    }
+
+    fn power_iteration(&self) -> Result<()> {
+        let unit = |x: Tensor| -> Result<Tensor> {
+            let norm = x.sqr()?.sum_all()?.sqrt()?.maximum(self.eps)?;
+            x.broadcast_div(&norm)?.flatten_all()
+        };
+        let matrix = self.matrix()?.detach();
+        let u = self.vectors.borrow().0.unsqueeze(1)?;
+        let v = unit(matrix.t()?.matmul(&u)?)?;
+        let u = unit(matrix.matmul(&v.unsqueeze(1)?)?)?;
+        for (slot, value) in [(&self.slots.0, &u), (&self.slots.1, &v)] {
+            if slot.is_variable() {
+                Var::from_tensor(slot)?.set(value)?;
+            }
+        }
+        *self.vectors.borrow_mut() = (u, v);
+        self.fold()
+    }
+}
+
+/// Where batch norms take mean and variance from.
+enum Statistics<'a> {
+    /// Row `index`, share `share` (see [`Truncation`]).
+    Standing { index: usize, share: f64 },
+    /// The batch itself; each norm's (mean, variance) is pushed, in call order.
+    Batch(&'a mut Vec<(Tensor, Tensor)>),
+}
+
+/// Scale and offset of a batch norm: of the condition, or learned.
+enum Affine {
+    Conditional { scale: Spectral, offset: Spectral },
+    Learned { weight: Tensor, bias: Tensor },
+}
+
+struct BatchNorm {
+    means: Tensor,
+    vars: Tensor,
+    affine: Affine,
+    eps: f64,
+}
+
+impl BatchNorm {
+    fn new(p: &Params, channels: usize, cfg: &Config, conditional: bool) -> Result<Self> {
+        let affine = if conditional {
+            let map = |name: &str| Spectral::new(&p.pp(name), &[channels, cfg.condition()], cfg.eps);
+            Affine::Conditional { scale: map("scale")?, offset: map("offset")? }
+        } else {
+            Affine::Learned { weight: p.get("weight", channels, Init::Const(1.0))?, bias: p.get("bias", channels, Init::Const(0.0))? }
+        };
+        let means = p.get("running_means", (cfg.n_stats, channels), Init::Const(0.0))?;
+        let vars = p.get("running_vars", (cfg.n_stats, channels), Init::Const(1.0))?;
+        Ok(BatchNorm { means, vars, affine, eps: cfg.eps })
+    }
+
+    /// ReLU of the normalised x. Everything but x is small, so it is one scale and one offset per image and channel.
+    fn forward(&self, x: &Tensor, condition: &Tensor, statistics: &mut Statistics) -> Result<Tensor> {
+        let (mean, var) = match statistics {
+            Statistics::Standing { index, share } => {
+                let row = |table: &Tensor| -> Result<Tensor> {
+                    let at = |i: usize| table.detach().narrow(0, i, 1);
+                    if *share == 0.0 { at(*index) } else { (at(*index)? * *share)? + (at(*index + 1)? * (1.0 - *share))? }
+                };
+                (row(&self.means)?, row(&self.vars)?)
+            }
+            Statistics::Batch(seen) => {
+                let mean = x.mean((0, 2, 3))?;
+                let centred = x.broadcast_sub(&mean.reshape((1, (), 1, 1))?)?;
+                let var = centred.sqr()?.mean((0, 2, 3))?;
+                seen.push((mean.detach(), var.detach()));
+                (mean.unsqueeze(0)?, var.unsqueeze(0)?)
+            }
+        };
+        let (gain, offset) = match &self.affine {
+            Affine::Conditional { scale, offset } => {
+                ((ops::linear(condition, &scale.weight()?, None)? + 1.0)?, ops::linear(condition, &offset.weight()?, None)?)
+            }
+            Affine::Learned { weight, bias } => (weight.unsqueeze(0)?, bias.unsqueeze(0)?),
+        };
+        let gain = gain.broadcast_div(&(var + self.eps)?.sqrt()?)?;
+        let offset = offset.broadcast_sub(&gain.broadcast_mul(&mean)?)?;
+        let shaped = |t: Tensor| t.reshape((t.dim(0)?, t.dim(1)?, 1, 1));
+        ops::relu(&x.broadcast_mul(&shaped(gain)?)?.broadcast_add(&shaped(offset)?)?)
+    }
+}
+
+struct Conv {
+    kernel: Spectral,
+    bias: Tensor,
+}
+
+impl Conv {
+    fn new(p: &Params, inputs: usize, outputs: usize, side: usize, eps: f64) -> Result<Self> {
+        let kernel = Spectral::new(p, &[outputs, inputs, side, side], eps)?;
+        Ok(Conv { kernel, bias: p.get("bias", outputs, Init::Const(0.0))? })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = self.kernel.weight()?;
+        ops::conv2d(x, &weight, Some(&self.bias), 1, weight.dim(2)? / 2)
+    }
+}
+
+struct Block {
+    up: bool,
+    outputs: usize,
+    norms: [BatchNorm; 4],
+    convs: [Conv; 4],
+}
+
+impl Block {
+    fn new(p: &Params, (up, inputs, outputs): (bool, usize, usize), cfg: &Config) -> Result<Self> {
+        let middle = inputs / 4;
+        let norm = |i: usize, c: usize| BatchNorm::new(&p.pp(format!("bn_{i}")), c, cfg, true);
+        let conv = |i: usize, from: usize, to: usize, side: usize| Conv::new(&p.pp(format!("conv_{i}")), from, to, side, cfg.eps);
+        Ok(Block {
+            up,
+            outputs,
+            norms: [norm(0, inputs)?, norm(1, middle)?, norm(2, middle)?, norm(3, middle)?],
+            convs: [conv(0, inputs, middle, 1)?, conv(1, middle, middle, 3)?, conv(2, middle, middle, 3)?, conv(3, middle, outputs, 1)?],
+        })
+    }
+
+    fn forward(&self, x: &Tensor, condition: &Tensor, statistics: &mut Statistics) -> Result<Tensor> {
+        let mut y = x.clone();
+        for (i, (norm, conv)) in self.norms.iter().zip(&self.convs).enumerate() {
+            y = norm.forward(&y, condition, statistics)?;
+            if self.up && i == 1 {
+                y = ops::upsample2(&y)?;
+            }
+            y = conv.forward(&y)?;
+        }
+        // Where the channels change the skip keeps the first half of them, whatever their number after the block.
+        let inputs = x.dim(1)?;
+        let skip = if inputs == self.outputs { x.clone() } else { x.narrow(1, 0, inputs / 2)?.contiguous()? };
+        y + if self.up { ops::upsample2(&skip)? } else { skip }
+    }
+}
+
+/// Self-attention: every position looks at the 2x2-pooled map.
+struct Attention {
+    theta: Spectral,
+    phi: Spectral,
+    g: Spectral,
+    out: Spectral,
+    gamma: Tensor,
+}
+
+impl Attention {
+    fn new(p: &Params, channels: usize, eps: f64) -> Result<Self> {
+        let map = |name: &str, from: usize, to: usize| Spectral::new(&p.pp(format!("snconv1x1_{name}")), &[to, from, 1, 1], eps);
+        Ok(Attention {
+            theta: map("theta", channels, channels / 8)?,
+            phi: map("phi", channels, channels / 8)?,
+            g: map("g", channels, channels / 2)?,
+            out: map("o_conv", channels / 2, channels)?,
+            gamma: p.get("gamma", 1, Init::Const(0.0))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (n, _, h, w) = x.dims4()?;
+        let map = |s: &Spectral| ops::conv2d(x, &s.weight()?, None, 1, 0);
+        let theta = map(&self.theta)?.flatten_from(2)?;
+        let phi = ops::max_pool2(&map(&self.phi)?)?.flatten_from(2)?;
+        let g = ops::max_pool2(&map(&self.g)?)?.flatten_from(2)?;
+        let scores = theta.transpose(1, 2)?.contiguous()?.matmul(&phi)?;
+        let shares = candle_nn::ops::softmax(&scores, D::Minus1)?;
+        let seen = g.matmul(&shares.transpose(1, 2)?.contiguous()?)?.reshape((n, (), h, w))?;
+        let seen = ops::conv2d(&seen, &self.out.weight()?, None, 1, 0)?;
+        x + seen.broadcast_mul(&self.gamma.reshape((1, 1, 1, 1))?)?
+    }
+}
+
+/// What a synthesis went through.
+pub struct Trace {
+    /// The first linear layer's result, [n, 16 * 16 * channel_width], channels last.
+    pub seed: Tensor,
+    /// The map after each entry of the published `generator.layers`: blocks, and the attention among them.
+    pub layers: Vec<Tensor>,
+    pub image: Tensor,
+}
+
+/// The network. Its latent is the condition vector [z ; embedding of the class], [n, z_dim + class_embed_dim].
+pub struct BigGan {
+    cfg: Config,
+    layout: Layout,
+    embeddings: Tensor,
+    gen_z: Spectral,
+    gen_z_bias: Tensor,
+    blocks: Vec<Block>,
+    attention: Attention,
+    norm: BatchNorm,
+    rgb: Conv,
+    truncation: Truncation,
+}
+
+impl BigGan {
+    /// Fresh, trainable or frozen, as `p` is.
+    ///
+    /// Errors: a tensor is missing or has another shape; the configuration contradicts itself.
+    pub fn new(cfg: &Config, truncation: Truncation, p: &Params) -> Result<Self> {
+        let layout = cfg.layout();
+        let end = layout.channels.last().map_or(0, |c| c.0);
+        let joined = cfg.layers.windows(2).all(|pair| pair[0].2 == pair[1].1);
+        if cfg.layers.is_empty() || end != cfg.output_dim || !joined || cfg.attention_layer_position >= cfg.layers.len() {
+            bail!(
+                "BigGAN: {} blocks that end at {end} px, attention before block {}, do not make a {} px network",
+                cfg.layers.len(),
+                cfg.attention_layer_position,
+                cfg.output_dim
+            )
+        }
+        truncation.row(cfg.n_stats)?;
+        let g = p.pp("generator");
+        let mut blocks = Vec::new();
+        let mut attention = None;
+        for (i, &(up, from, to)) in cfg.layers.iter().enumerate() {
+            let (from, to) = (from * cfg.channel_width, to * cfg.channel_width);
+            if i == cfg.attention_layer_position {
+                attention = Some(Attention::new(&g.pp(format!("layers.{i}")), from, cfg.eps)?);
+            }
+            // The attention layer takes an index of its own.
+            let index = i + attention.is_some() as usize;
+            blocks.push(Block::new(&g.pp(format!("layers.{index}")), (up, from, to), cfg)?);
+        }
+        let Some(attention) = attention else { bail!("BigGAN: no attention layer") };
+        let (first, last) = (cfg.layers[0].1 * cfg.channel_width, cfg.layers[cfg.layers.len() - 1].2 * cfg.channel_width);
+        let gen_z = g.pp("gen_z");
+        Ok(BigGan {
+            embeddings: p.get("embeddings.weight", (cfg.class_embed_dim, cfg.num_classes), Init::Normal(1.0))?,
+            gen_z: Spectral::new(&gen_z, &[16 * first, cfg.condition()], cfg.eps)?,
+            gen_z_bias: gen_z.get("bias", 16 * first, Init::Const(0.0))?,
+            blocks,
+            attention,
+            norm: BatchNorm::new(&g.pp("bn"), last, cfg, false)?,
+            rgb: Conv::new(&g.pp("conv_to_rgb"), last, last, 3, cfg.eps)?,
+            truncation,
+            cfg: cfg.clone(),
+            layout,
+        })
+    }
+
+    /// The same network at another truncation.
+    pub fn with_truncation(self, truncation: Truncation) -> Result<Self> {
+        truncation.row(self.cfg.n_stats)?;
+        Ok(BigGan { truncation, ..self })
+    }
+
+    /// One power iteration of every spectral norm, in place. In training it goes before each pass; the released scripts do it too,
+    /// because they leave the frozen network in training mode.
+    pub fn power_iteration(&self) -> Result<()> {
+        self.spectral().into_iter().try_for_each(|(_, s)| s.power_iteration())
+    }
+
+    /// The spectral norm sigma of every normalised weight, by its published name.
+    pub fn sigmas(&self) -> Result<Vec<(String, Tensor)>> {
+        self.spectral().into_iter().map(|(name, s)| Ok((name, s.sigma()?))).collect()
+    }
+
+    /// The singular vectors (u, v) of the first layer.
+    pub fn first_vectors(&self) -> (Tensor, Tensor) {
+        self.gen_z.vectors.borrow().clone()
+    }
+
+    fn spectral(&self) -> Vec<(String, &Spectral)> {
+        let mut all = vec![("generator.gen_z".to_string(), &self.gen_z), ("generator.conv_to_rgb".to_string(), &self.rgb.kernel)];
+        for (i, block) in self.blocks.iter().enumerate() {
+            let place = format!("generator.layers.{}", i + (i >= self.cfg.attention_layer_position) as usize);
+            for (k, (norm, conv)) in block.norms.iter().zip(&block.convs).enumerate() {
+                all.push((format!("{place}.conv_{k}"), &conv.kernel));
+                if let Affine::Conditional { scale, offset } = &norm.affine {
+                    all.push((format!("{place}.bn_{k}.scale"), scale));
+                    all.push((format!("{place}.bn_{k}.offset"), offset));
+                }
+            }
+        }
+        let a = &self.attention;
+        for (name, s) in [("theta", &a.theta), ("phi", &a.phi), ("g", &a.g), ("o_conv", &a.out)] {
+            all.push((format!("generator.layers.{}.snconv1x1_{name}", self.cfg.attention_layer_position), s));
+        }
+        all
+    }
+
+    /// Synthesis with everything on its way.
+    pub fn trace(&self, latent: &Tensor) -> Result<Trace> {
+        let (index, share) = self.truncation.row(self.cfg.n_stats)?;
+        self.run(latent, &mut Statistics::Standing { index, share })
+    }
+
+    /// Synthesis in training: batch norms use the batch itself. The second value is each norm's (mean, variance) [C] in call order;
+    /// averaged over many batches at one truncation they are a row of the standing statistics.
+    pub fn synthesize_in_training(&self, latent: &Tensor) -> Result<(Tensor, Vec<(Tensor, Tensor)>)> {
+        let mut seen = Vec::new();
+        let image = self.run(latent, &mut Statistics::Batch(&mut seen))?.image;
+        Ok((image, seen))
+    }
+
+    fn run(&self, latent: &Tensor, statistics: &mut Statistics) -> Result<Trace> {
+        let (n, dim) = latent.dims2()?;
+        if dim != self.layout.w_dim {
+            bail!("latent {:?}: this generator takes {:?}", latent.dims(), self.layout.latent(n))
+        }
+        let seed = ops::linear(latent, &self.gen_z.weight()?, Some(&self.gen_z_bias))?;
+        let mut x = seed.reshape((n, 4, 4, ()))?.permute((0, 3, 1, 2))?.contiguous()?;
+        let mut layers = Vec::new();
+        for (i, block) in self.blocks.iter().enumerate() {
+            if i == self.cfg.attention_layer_position {
+                x = self.attention.forward(&x)?;
+                layers.push(x.clone());
+            }
+            x = block.forward(&x, latent, statistics)?;
+            layers.push(x.clone());
+        }
+        let x = self.norm.forward(&x, latent, statistics)?;
+        // The published layer has as many outputs as inputs and uses three of them.
+        let weight = self.rgb.kernel.weight()?.narrow(0, 0, 3)?.contiguous()?;
+        let bias = self.rgb.bias.narrow(0, 0, 3)?.contiguous()?;
+        let image = ops::conv2d(&x, &weight, Some(&bias), 1, 1)?.tanh()?;
+        Ok(Trace { seed, layers, image })
+    }
+}
+
+impl Generator for BigGan {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn map(&self, z: &Tensor, classes: Option<&Tensor>) -> Result<Tensor> {
+        let embedded = ops::linear(&class_rows(&self.layout, classes, z)?, &self.embeddings, None)?;
+        Tensor::cat(&[z, &embedded], 1)
+    }
+
+    fn synthesize(&self, latent: &Tensor, with: &Synthesis) -> Result<Tensor> {
+        if with.stage.is_some() {
+            bail!("BigGAN does not grow")
+        }
+        Ok(self.trace(latent)?.image)
+    }
+}
+
+/// The network of a checkpoint, frozen. Without a configuration the sizes are read from the tensors, and every second block is
+/// taken to double the resolution, as in every published model (the tensors do not tell).
+pub fn open(tensors: Tensors, target: &Target, cfg: Option<Config>, truncation: Truncation) -> crate::Result<BigGan> {
+    let cfg = match cfg {
+        Some(cfg) => cfg,
+        None => Config::of(&tensors, target)?,
+    };
+    let p = Params::frozen(tensors, target.dtype, &target.device, &target.origin);
+    let net = BigGan::new(&cfg, truncation, &p).map_err(|e| target.misfit(e))?;
+    p.finish().map_err(|e| target.misfit(e))?;
+    Ok(net)
+}
+
+impl Config {
+    fn of(tensors: &Tensors, target: &Target) -> crate::Result<Self> {
+        let [class_embed_dim, num_classes] = target.dims(tensors, "embeddings.weight")?;
+        let [_, condition] = target.dims(tensors, "generator.gen_z.weight_orig")?;
+        let [n_stats, channel_width] = target.dims(tensors, "generator.bn.running_means")?;
+        let mut layers = Vec::new();
+        let mut attention_layer_position = None;
+        for i in 0.. {
+            let place = format!("generator.layers.{i}");
+            if tensors.contains_key(&format!("{place}.gamma")) {
+                attention_layer_position = Some(i);
+            } else if tensors.contains_key(&format!("{place}.conv_0.weight_orig")) {
+                let [_, from, ..] = target.dims::<4>(tensors, &format!("{place}.conv_0.weight_orig"))?;
+                let [to, ..] = target.dims::<4>(tensors, &format!("{place}.conv_3.weight_orig"))?;
+                layers.push((layers.len() % 2 == 1, from / channel_width.max(1), to / channel_width.max(1)));
+            } else {
+                break;
+            }
+        }
+        let (Some(attention_layer_position), Some(z_dim)) = (attention_layer_position, condition.checked_sub(class_embed_dim)) else {
+            return Err(target.corrupt("no attention layer, or a condition vector shorter than the class embedding: not a BigGAN-deep"));
+        };
+        let output_dim = 4 << (layers.len() / 2);
+        let eps = Config::default().eps;
+        Ok(Config { output_dim, z_dim, class_embed_dim, channel_width, num_classes, layers, attention_layer_position, eps, n_stats })
+    }
+}
