@@ -1,17 +1,18 @@
 //! `mtv-bench run`: runs a study, or goes on with an interrupted run, and ends with its table and the path of its record.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::weights::AccessArgs;
 use crate::Result;
 use crate::machine;
-use crate::plan::Plan;
+use crate::plan::{Plan, StageSpec};
 use crate::record::store::Store;
-use crate::runner::Runner;
+use crate::report::{Report, table};
+use crate::runner::{Done, Runner};
 use crate::spec::{Profile, Study};
-use crate::stages::fetch;
 use crate::stages::progress::Progress;
+use crate::stages::render;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -36,8 +37,6 @@ pub struct Choice {
     /// Folder for records and cached stages.
     #[arg(long, default_value = "results")]
     pub out: PathBuf,
-    #[command(flatten)]
-    pub access: AccessArgs,
 }
 
 impl Choice {
@@ -54,15 +53,34 @@ impl Choice {
 
 pub fn run(args: Args, quiet: bool) -> Result<()> {
     let (profile, plan, store, device) = args.choice.open()?;
-    let access = args.choice.access.open(quiet)?;
-    fetch::run(&plan.cards, &access, args.choice.access.accept_licence)?;
-    access.install();
     let progress = Progress::new(quiet);
     let checkpoint_every = Duration::from_secs_f64(profile.checkpoint_seconds);
     let done = Runner { plan: &plan, store: &store, device: &device, progress: &progress, checkpoint_every }.run()?;
     if done.executed == 0 {
         progress.note(&format!("{}: nothing to do, all {} stages are cached", plan.run, plan.stages.len()));
     }
+    print!("{}", report(&plan, &done)?);
     println!("{}", done.folder.join("record.json").display());
     Ok(())
+}
+
+/// Renders the run's report unless nothing has changed; returns the table for the terminal.
+fn report(plan: &Plan, done: &Done) -> Result<String> {
+    let folder = done.folder.join("report");
+    if done.executed == 0 && folder.join("table.md").exists() {
+        return Ok(table::terminal(&Report::of(&done.record)?));
+    }
+    let mut targets = BTreeMap::new();
+    let mut reconstructions = BTreeMap::new();
+    for (stage, finished) in plan.stages.iter().zip(&done.stages) {
+        match (&stage.spec, &stage.row) {
+            (StageSpec::Sample(_), _) => targets = render::pictures(&finished.path("images.safetensors"))?,
+            // The figure shows the first seed.
+            (StageSpec::Evaluate(_), Some(row)) if !reconstructions.contains_key(row) => {
+                reconstructions.insert(row.clone(), render::pictures(&finished.path("reconstructions.safetensors"))?);
+            }
+            _ => {}
+        }
+    }
+    render::run(&done.record, &targets, &reconstructions, &folder)
 }
