@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use candle_core::Device;
 
@@ -52,13 +52,17 @@ impl Runner<'_> {
         interruptible();
         self.check_machine()?;
         let mut costs = Costs::load(self.store);
+        // The reasons are those of the start: later the nearest cached stage would be one of this very run.
+        let reasons: Vec<State> = (0..self.plan.stages.len()).map(|i| self.plan.state(self.store, i)).collect();
         let mut finished: Vec<(Finished, bool)> = Vec::new();
         for (i, stage) in self.plan.stages.iter().enumerate() {
             let position = format!("[{}/{}] {}", i + 1, self.plan.stages.len(), stage.title);
-            let result = match self.plan.state(self.store, i) {
-                State::Cached(done) => (done, true),
-                State::Runs(why) => {
-                    self.progress.note(&format!("{position}: {why}"));
+            let result = match self.store.find(&stage.ingredients) {
+                Ok(done) => (done, true),
+                Err(_) => {
+                    if let State::Runs(why) = &reasons[i] {
+                        self.progress.note(&format!("{position}: {why}"));
+                    }
                     let inputs = stage.needs.iter().map(|(role, n)| (role.to_string(), finished[*n].0.clone())).collect();
                     let done = self.execute(stage, inputs)?;
                     costs.remember(self.store, stage, done.manifest.seconds)?;
@@ -81,7 +85,6 @@ impl Runner<'_> {
     fn execute(&self, stage: &Stage, inputs: BTreeMap<String, Finished>) -> Result<Finished> {
         let work = self.store.begin(&stage.ingredients)?;
         machine::reset_peak_memory();
-        let start = Instant::now();
         let mut context =
             StageContext { device: self.device, progress: self.progress, work: &work, inputs, checkpoint_every: self.checkpoint_every };
         let result = match &stage.spec {
@@ -91,7 +94,7 @@ impl Runner<'_> {
         };
         drop(context);
         match result {
-            Ok(()) => work.finish(start.elapsed().as_secs_f64(), machine::peak_memory()),
+            Ok(()) => work.finish(machine::peak_memory()),
             Err(error) if error.kind == Kind::Diverged => {
                 let kept = format!("; the last good checkpoint is kept in {}", work.folder().display());
                 Err(Error::new(Kind::Diverged, format!("{}: {}{kept}", stage.title, error.message)))

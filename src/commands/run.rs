@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::weights::AccessArgs;
 use crate::Result;
 use crate::machine;
 use crate::plan::{Plan, StageSpec};
@@ -12,7 +13,7 @@ use crate::report::{Report, table};
 use crate::runner::{Done, Runner};
 use crate::spec::{Profile, Study};
 use crate::stages::progress::Progress;
-use crate::stages::render;
+use crate::stages::{fetch, render};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -37,6 +38,8 @@ pub struct Choice {
     /// Folder for records and cached stages.
     #[arg(long, default_value = "results")]
     pub out: PathBuf,
+    #[command(flatten)]
+    pub access: AccessArgs,
 }
 
 impl Choice {
@@ -53,6 +56,9 @@ impl Choice {
 
 pub fn run(args: Args, quiet: bool) -> Result<()> {
     let (profile, plan, store, device) = args.choice.open()?;
+    let access = args.choice.access.open(quiet)?;
+    fetch::run(&plan.cards, &access, args.choice.access.accept_licence)?;
+    access.install();
     let progress = Progress::new(quiet);
     let checkpoint_every = Duration::from_secs_f64(profile.checkpoint_seconds);
     let done = Runner { plan: &plan, store: &store, device: &device, progress: &progress, checkpoint_every }.run()?;

@@ -75,8 +75,16 @@ fn compare(path: &str, old: &Value, new: &Value, lines: &mut Vec<String>) {
             }
         }
         (a, b) if a == b => {}
-        (Value::Null, b) => lines.push(format!("{path}: {b} is new")),
-        (a, b) => lines.push(format!("{path}: {b} instead of {a}")),
+        (Value::Null, b) => lines.push(format!("{path}: {} is new", short(b))),
+        (a, b) => lines.push(format!("{path}: {} instead of {}", short(b), short(a))),
+    }
+}
+
+/// A value in a message: whole tables are only named by their keys.
+fn short(value: &Value) -> String {
+    match value {
+        Value::Object(map) => format!("{{{}}}", map.keys().map(String::as_str).collect::<Vec<_>>().join(", ")),
+        other => other.to_string(),
     }
 }
 
@@ -147,7 +155,7 @@ pub fn create_folder(path: &Path) -> Result<()> {
 pub struct Manifest {
     pub key: String,
     pub ingredients: Ingredients,
-    /// Wall time of the work, interruptions not counted.
+    /// Wall time of the work in seconds; after an interruption, with the time up to the checkpoint from which it went on.
     pub seconds: f64,
     pub peak_memory_bytes: u64,
     pub files: BTreeMap<String, FileInfo>,
@@ -235,7 +243,12 @@ impl Store {
                 let _ = fs::remove_file(entry.path());
             }
         }
-        Ok(Work { folder, target: self.cache().join(&name), ingredients: ingredients.clone(), _lock: lock })
+        let earlier = [CHECKPOINT, PREVIOUS].iter().find_map(|name| {
+            let state = checkpoint_state(&fs::read(folder.join(name)).ok()?)?;
+            state.get("seconds")?.as_f64()
+        });
+        let (earlier, started) = (earlier.unwrap_or(0.0), Instant::now());
+        Ok(Work { folder, target: self.cache().join(&name), ingredients: ingredients.clone(), earlier, started, _lock: lock })
     }
 
     /// True if an interrupted process left a checkpoint of this stage.
@@ -287,6 +300,9 @@ pub struct Work {
     folder: PathBuf,
     target: PathBuf,
     ingredients: Ingredients,
+    /// Seconds that earlier processes worked up to the last checkpoint.
+    earlier: f64,
+    started: Instant,
     _lock: Lock,
 }
 
@@ -313,8 +329,14 @@ impl Work {
         self.put(file, &to_safetensors(tensors, None)?)
     }
 
+    /// Seconds of work so far, those of an interrupted process included.
+    fn seconds(&self) -> f64 {
+        self.earlier + self.started.elapsed().as_secs_f64()
+    }
+
     /// Turns the work folder into a finished stage: manifest last, then one rename.
-    pub fn finish(self, seconds: f64, peak_memory_bytes: u64) -> Result<Finished> {
+    pub fn finish(self, peak_memory_bytes: u64) -> Result<Finished> {
+        let seconds = self.seconds();
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(&self.folder).map_err(|e| Error::io(&self.folder, "reading", e))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -371,7 +393,8 @@ impl<'a> Checkpoint<'a> {
     }
 
     pub fn save(&mut self, step: u64, tensors: &BTreeMap<String, Tensor>, state: &impl Serialize) -> Result<()> {
-        let state = serde_json::json!({ "step": step, "state": serde_json::to_value(state).map_err(|e| Error::internal(e.to_string()))? });
+        let state = serde_json::to_value(state).map_err(|e| Error::internal(e.to_string()))?;
+        let state = serde_json::json!({ "step": step, "seconds": self.work.seconds(), "state": state });
         let bytes = to_safetensors(tensors, Some(state.to_string()))?;
         let (current, previous) = (self.work.folder.join(CHECKPOINT), self.work.folder.join(PREVIOUS));
         if current.exists() {
@@ -394,9 +417,13 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
-fn read_checkpoint(bytes: &[u8], device: &Device) -> Option<Saved> {
+fn checkpoint_state(bytes: &[u8]) -> Option<Value> {
     let (_, header) = safetensors::SafeTensors::read_metadata(bytes).ok()?;
-    let all: Value = serde_json::from_str(header.metadata().as_ref()?.get("state")?).ok()?;
+    serde_json::from_str(header.metadata().as_ref()?.get("state")?).ok()
+}
+
+fn read_checkpoint(bytes: &[u8], device: &Device) -> Option<Saved> {
+    let all = checkpoint_state(bytes)?;
     let tensors = candle_core::safetensors::load_buffer(bytes, device).ok()?.into_iter().collect();
     Some(Saved { step: all.get("step")?.as_u64()?, tensors, state: all.get("state")?.clone() })
 }
