@@ -67,6 +67,22 @@ impl Optimizer {
         Ok(())
     }
 
+    /// As [`Optimizer::step`], but a parameter that has had a gradient before and has none in `grads` takes a zero one, which
+    /// decays its second moment: PyTorch before 2.0, where clearing the gradients filled them with zeros.
+    pub fn step_or_decay(&mut self, grads: &GradStore, lr: f64) -> Result<()> {
+        for i in 0..self.params.len() {
+            match (grads.get(self.params[i].var.as_tensor()), &self.state[i]) {
+                (Some(grad), _) => self.update(i, grad, lr)?,
+                (None, Some(moments)) => {
+                    let zero = moments.v.zeros_like()?;
+                    self.update(i, &zero, lr)?;
+                }
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// As [`Optimizer::step`] with gradients by parameter name, for gradients that were summed outside a graph.
     pub fn step_named(&mut self, grads: &BTreeMap<String, Tensor>, lr: f64) -> Result<()> {
         for i in 0..self.params.len() {

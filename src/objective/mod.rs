@@ -1,11 +1,13 @@
 //! The objective: Eqs. 2 to 8 of the paper in every reading that a [`Recipe`] offers. Every term is returned by name with its
 //! weight, so that a NaN names its term and an optimizer step can take a group of terms by itself.
 
+mod iteration;
 mod recipe;
 mod ssim;
 mod strengths;
 pub mod vectors;
 
+pub use iteration::{Batch, Iteration, decode, forward, step, steps};
 pub use recipe::*;
 pub use ssim::{map as ssim_map, ssim};
 pub use strengths::{decoded_strengths, paired_strengths};
@@ -243,7 +245,7 @@ impl Objective {
     /// L2 of Eq. 8: nu1 MTV(w, w') + nu2 MTV(z_c, z_c') + MTV(z_n, z_n'), for the types that `target` and `pred` both have.
     ///
     /// `preds` are the latents of E(x), of E(x'), or of both, whose losses are averaged; `strengths` the paired noise strengths
-    /// (target, prediction), which do not depend on the image.
+    /// (target, prediction), which do not depend on the image. A target with a graph gets its gradient, too.
     pub fn latent_terms(&self, target: &Latents, preds: &[&Latents], strengths: Option<&(Tensor, Tensor)>) -> Result<Vec<Term>> {
         let latents = &self.recipe.latents;
         let mut terms = Vec::new();
@@ -252,8 +254,7 @@ impl Objective {
             let suffix = if i == 0 { "" } else { "_2" };
             let pairs = [
                 ("w", latents.nu_w, &target.w, &pred.w),
-                // PGGAN's z has the weight of z_c; a z beside rows of w or a c' has that of w.
-                ("z", if target.constant.is_none() && target.c.is_none() { latents.nu_c } else { latents.nu_w }, &target.z, &pred.z),
+                ("z", latents.nu_w, &target.z, &pred.z),
                 ("zc", latents.nu_c, &target.constant, &pred.constant),
                 ("c", latents.nu_c, &target.c, &pred.c),
             ];
@@ -261,7 +262,7 @@ impl Objective {
                 if let (Some(a), Some(b)) = (a, b)
                     && nu != 0.0
                 {
-                    vector_terms(&self.recipe, &mut terms, Group::Latents, &format!("{name}{suffix}"), nu * share, &a.detach(), b)?;
+                    vector_terms(&self.recipe, &mut terms, Group::Latents, &format!("{name}{suffix}"), nu * share, a, b)?;
                 }
             }
         }

@@ -189,9 +189,9 @@ tables! {
         latents_from: LatentsFrom,
         decode_with: DecodeWith,
         zn_pairing: ZnPairing,
-        /// Weight of w (or z).
+        /// Weight of w, or of z.
         nu_w: f64,
-        /// Weight of z_c (of z for PGGAN, of c for BigGAN).
+        /// Weight of z_c (of c for BigGAN).
         nu_c: f64,
         /// Weight of z_n.
         nu_n: f64,

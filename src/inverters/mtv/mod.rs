@@ -304,6 +304,11 @@ impl Encoder {
     ///
     /// Errors: an image of another size, a wrong number of noise maps, a missing condition.
     pub fn forward(&self, x: &Tensor, input: &Input) -> Result<Latents> {
+        Ok(self.forward_blocks(x, input)?.0)
+    }
+
+    /// As [`Encoder::forward`], with the output of every block, from the image side.
+    pub fn forward_blocks(&self, x: &Tensor, input: &Input) -> Result<(Latents, Vec<Tensor>)> {
         let (n, channels, h, w) = x.dims4()?;
         let side = 2usize << self.config.blocks;
         if (channels, h, w) != (self.config.channels, side, side) {
@@ -319,9 +324,11 @@ impl Encoder {
         let mut x = ops::leaky_relu(&ops::conv2d(x, &self.rgb.0, Some(&self.rgb.1), 1, 0)?, block::SLOPE)?;
         // Row 0 belongs to the last block's second convolution, the last row to the first block's first.
         let mut rows: Vec<Tensor> = Vec::with_capacity(2 * self.blocks.len());
+        let mut outputs = Vec::with_capacity(self.blocks.len());
         for (i, block) in self.blocks.iter().enumerate() {
             let noise = if self.config.noise { &input.noise[2 * i..(2 * i + 2).min(wanted)] } else { &[] };
             let (out, w) = block.forward(&x, noise, input)?;
+            outputs.push(out.clone());
             x = out;
             if let Some((w1, w2)) = w {
                 rows.extend([w1, w2]);
@@ -343,7 +350,7 @@ impl Encoder {
             }
         }
         out.constant = Some(x);
-        Ok(out)
+        Ok((out, outputs))
     }
 
     /// The learned noise strengths z_n' that act, in the order of the forward pass.
