@@ -96,11 +96,11 @@ pub enum ReleasedKind {
 /// What the released code computes for a batch, all constants.
 pub struct Released {
     pub logits: Tensor,
-    /// The most frequent best class of the batch, the smallest on ties: one class for all.
-    pub class: u32,
+    /// The class whose logit was taken, per image.
+    pub classes: Vec<u32>,
     /// Output of the last convolution after its ReLU, [n, C, h, w].
     pub features: Tensor,
-    /// d (mean logit of the class) / d (that output before its ReLU).
+    /// d (mean logit of those classes) / d (that output before its ReLU).
     pub gradient: Tensor,
     /// Weight per channel, [n, C].
     pub weights: Tensor,
@@ -110,14 +110,18 @@ pub struct Released {
     pub mask: Tensor,
 }
 
-/// The released maps of `x` [n, 3, H, W], given to the network as they are.
-pub fn released(vgg: &Vgg16, x: &Tensor, kind: ReleasedKind, backward: Backward) -> Result<Released> {
+/// The released maps of `x` [n, 3, H, W], given to the network as they are. `classes` None: for all images the most frequent
+/// best class of the batch, the smallest on ties.
+pub fn released(vgg: &Vgg16, x: &Tensor, kind: ReleasedKind, backward: Backward, classes: Option<&[u32]>) -> Result<Released> {
     let (n, _, height, width) = x.dims4()?;
     let features = vgg.features(&x.detach())?.detach();
     let a = Var::from_tensor(&features.copy()?)?;
     let logits = vgg.tail_with(a.as_tensor(), backward)?;
-    let class = majority(&logits.detach().argmax(D::Minus1)?.to_vec1()?);
-    let after = gradient_of_logits(&logits, &vec![class; n], a.as_tensor())?.affine(1.0 / n as f64, 0.0)?;
+    let classes = match classes {
+        Some(classes) => classes.to_vec(),
+        None => vec![majority(&logits.detach().argmax(D::Minus1)?.to_vec1()?); n],
+    };
+    let after = gradient_of_logits(&logits, &classes, a.as_tensor())?.affine(1.0 / n as f64, 0.0)?;
     let mut gradient = (after * features.gt(0.0)?.to_dtype(features.dtype())?)?;
     if backward == Backward::Guided {
         gradient = gradient.relu()?;
@@ -136,7 +140,7 @@ pub fn released(vgg: &Vgg16, x: &Tensor, kind: ReleasedKind, backward: Backward)
     let low = raw.broadcast_sub(&raw.min_keepdim(1)?)?;
     let norm = low.broadcast_div(&low.max_keepdim(1)?)?.reshape((n, h, w))?;
     let mask = resize(&norm, height, width)?.detach();
-    Ok(Released { logits: logits.detach(), class, features, gradient, weights, raw: raw.reshape((n, h, w))?, mask })
+    Ok(Released { logits: logits.detach(), classes, features, gradient, weights, raw: raw.reshape((n, h, w))?, mask })
 }
 
 fn majority(classes: &[u32]) -> u32 {

@@ -92,9 +92,7 @@ pub fn decode(
         _ => None,
     };
     let strengths = match recipe.latents.decode_with {
-        DecodeWith::WZcZn if style => {
-            Some(decoded_strengths(&encoder.noise_strengths(), &layout.noise, &generator.noise_strengths()?))
-        }
+        DecodeWith::WZcZn if style => Some(decoded_strengths(&encoder.noise_strengths(), &layout.noise, &generator.noise_strengths()?)),
         _ => None,
     };
     generator.synthesize(&latent, &Synthesis { noise, constant, strengths: strengths.as_deref(), stage: None })

@@ -186,14 +186,11 @@ impl Objective {
                 };
                 let (map_a, map_b) = (map(&a, &of_x)?, map(&b, &of_pred)?);
                 let masked = (grad_cam::mask(&map_a, &pair.target)?, grad_cam::mask(&map_b, &pair.pred)?);
-                Ok([
-                    wanted[0].then(|| Pair::new(&map_a, &map_b, 1.0)),
-                    wanted[1].then(|| Pair::new(&masked.0, &masked.1, 2.0)),
-                ])
+                Ok([wanted[0].then(|| Pair::new(&map_a, &map_b, 1.0)), wanted[1].then(|| Pair::new(&masked.0, &masked.1, 2.0))])
             }
             (Views::GradCamReleased, _, Some(vgg)) => {
                 let released = |x: &Tensor| -> Result<(Tensor, Tensor)> {
-                    let mask = grad_cam::released(vgg, x, grad_cam::ReleasedKind::PlusPlus, Backward::Guided)?.mask;
+                    let mask = grad_cam::released(vgg, x, grad_cam::ReleasedKind::PlusPlus, Backward::Guided, None)?.mask;
                     let (_, cam) = grad_cam::overlay(&mask, x)?;
                     Ok((mask, cam))
                 };
@@ -220,7 +217,13 @@ impl Objective {
         Ok((enlarged(&pair.target)?, enlarged(&pair.pred)?))
     }
 
-    /// Eq. 7 for one pair, each weighted term times `mu`.
+    /// Eq. 7 for one pair [n, 1|3, H, W]: every weighted term times `mu`. `range` is the width of the data's range.
+    pub fn pair_terms(&self, group: Group, name: &str, mu: f64, target: &Tensor, pred: &Tensor, range: f64) -> Result<Vec<Term>> {
+        let mut terms = Vec::new();
+        self.tsa(&mut terms, group, name, mu, &mut Pair::new(target, pred, range))?;
+        Ok(terms)
+    }
+
     fn tsa(&self, terms: &mut Vec<Term>, group: Group, name: &str, mu: f64, pair: &mut Pair) -> Result<()> {
         let weights = &self.recipe.weights;
         vector_terms(&self.recipe, terms, group, name, mu, &pair.target, &pair.pred)?;

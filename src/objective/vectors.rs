@@ -84,7 +84,7 @@ fn last_rows(x: &Tensor) -> Result<Tensor> {
     x.reshape((x.elem_count() / last.max(1), last))
 }
 
-/// NaN becomes 0 and infinity 1; the gradient is passed on as it is, as in the released code.
+/// NaN becomes 0 and infinity 1, both with gradient 0 (which a probability of 0 further back turns into NaN, as released).
 struct ReplaceNonFinite;
 
 impl ReplaceNonFinite {
@@ -120,7 +120,7 @@ impl CustomOp1 for ReplaceNonFinite {
         Ok((storage.device().storage_from_cpu_storage(&host)?, layout.shape().clone()))
     }
 
-    fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(grad.clone()))
+    fn bwd(&self, arg: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some((grad * arg.eq(res)?.to_dtype(grad.dtype())?)?))
     }
 }
