@@ -795,10 +795,10 @@ fn evaluation(f: &Fixture) -> Option<Outcome> {
         };
         let (a, b) = (picture(&t["a"])?, picture(&t["b"])?);
         for (name, got) in [
-            ("psnr", metrics::psnr::psnr(&a, &b)),
-            ("ssim", metrics::ssim_uniform7::ssim_uniform7(&a, &b)),
-            ("mse", metrics::mse::mse(&a, &b)),
-            ("cos", metrics::cosine::cosine(&a, &b)),
+            ("psnr", metrics::psnr(&a, &b)),
+            ("ssim", metrics::ssim_uniform7(&a, &b)),
+            ("mse", metrics::mse(&a, &b)),
+            ("cos", metrics::cosine(&a, &b)),
         ] {
             o.relative("value", name, &Tensor::new(&[got], &Device::Cpu)?, &t[name], 1e-5)?;
         }

@@ -12,13 +12,13 @@ use mtv_bench::objective::{
 };
 use mtv_bench::optim::{Optimizer, Rule};
 use mtv_bench::params::{Param, Params};
-use mtv_bench::perceptual::vgg16::{self, Vgg16, scale_input};
+use mtv_bench::perceptual::vgg16::{self, Backward, Vgg16, scale_input};
 use serde_json::Value;
 
 use super::encoders::{Gradients, Tensors, list, stylegan, under};
 use super::harness::{Check, Error, Fixture, Outcome};
 
-pub const CHECKS: &[Check] = &[companions, latents, images, centre_views, grad_cam_views, strengths, adam, samples, training];
+pub const CHECKS: &[Check] = &[companions, latents, images, centre_views, grad_cam_views, strengths, adam, samples, training, definitions];
 
 fn mine(f: &Fixture, start: &str) -> bool {
     f.area == "paper_recipe" && f.file.starts_with(start)
@@ -619,5 +619,65 @@ fn training(f: &Fixture) -> Option<Outcome> {
             }
         }
         Ok(())
+    }))
+}
+
+/// metrics/gradcam: Grad-CAM's definition on post-ReLU features, and the released code's maps, for given classes.
+fn definitions(f: &Fixture) -> Option<Outcome> {
+    if f.area != "metrics" || !f.file.starts_with("gradcam/") {
+        return None;
+    }
+    if !f.file.ends_with("gradcam_tensors.safetensors") {
+        return Some(Outcome::companion("gradcam/gradcam_tensors.safetensors"));
+    }
+    Some(Outcome::of(|o| {
+        let t = f.tensors()?;
+        let weights = f.tensors_of("gradcam/tiny_vgg_weights.safetensors")?;
+        // Its classifier has no dropout, so the second layer comes one place earlier than torchvision's.
+        let vgg = vgg(&weights.into_iter().map(|(k, v)| (k.replace("classifier.2", "classifier.3"), v)).collect(), DType::F32)?;
+        let x = &t["x_pm1"];
+        let (n, _, h, w) = x.dims4()?;
+        let logits = vgg.logits(x)?;
+        o.relative("forward", "logits", &logits, &t["logits"], 1e-4)?;
+        let a = vgg.features(x)?;
+        for class in 0..logits.dim(1)? {
+            let channels = grad_cam::channels(&vgg, &a, Some(&vec![class as u32; n]))?;
+            let raw = grad_cam::raw_map(&a, &channels.alpha)?;
+            let norm = grad_cam::normalize(&raw)?;
+            for (name, got) in [
+                ("def/post/gradcam_weights_f64", &channels.alpha),
+                ("def/post/gradcam_norm16_f64", &norm),
+                ("def/post/gradcam_norm64_f32", &grad_cam::resize(&norm, h, w)?.squeeze(1)?),
+            ] {
+                o.relative("definition", name, got, &t[name].narrow(1, class, 1)?.squeeze(1)?, 1e-4)?;
+            }
+            let want = t["def/post/gradcam_prerelu_f64"].narrow(1, class, 1)?.squeeze(1)?;
+            o.relative("definition", "def/post/gradcam_prerelu_f64", &raw, &want.relu()?, 1e-4)?;
+        }
+        let best: Vec<u32> = logits.argmax(candle_core::D::Minus1)?.to_vec1()?;
+        for (kind, name) in [(grad_cam::ReleasedKind::GradCam, "gradcam"), (grad_cam::ReleasedKind::PlusPlus, "gradcampp")] {
+            for (choice, classes) in [("class3", Some(vec![3; n])), ("argmax", None)] {
+                let maps = grad_cam::released(&vgg, x, kind, Backward::Plain, classes.as_deref())?;
+                let key = format!("repo/inplace/{name}_call/{choice}");
+                o.close("released map", &key, &maps.mask, &t[&key], 1e-4, 0.0)?;
+                let own = classes.unwrap_or(best.clone());
+                let maps = grad_cam::released(&vgg, x, kind, Backward::Plain, Some(&own))?;
+                let key = format!("repo/inplace/{name}_per_img/{choice}");
+                o.close("released map", &key, &maps.mask.squeeze(1)?, &t[&key], 1e-4, 0.0)?;
+            }
+        }
+        let (heat, cam) = grad_cam::overlay(&t["repo/inplace/gradcampp_call/class3"], x)?;
+        for (name, got) in [("mask2cam/heatmap", heat), ("mask2cam/cam", cam)] {
+            let (got, want) = (got.flatten_all()?.to_vec1::<f32>()?, t[name].flatten_all()?.to_vec1::<f32>()?);
+            let off = got.iter().zip(&want).filter(|(a, b)| (*a - *b).abs() > 1e-3).count();
+            o.number("share of values off by 1e-3", name, off as f64 / want.len() as f64, 0.0, 1e-3)?;
+        }
+        let bgr: Vec<u8> = (0..=255)
+            .flat_map(|level| {
+                let [r, g, b] = grad_cam::jet(level);
+                [b, g, r]
+            })
+            .collect();
+        o.equal("colours", "opencv_jet_lut_bgr_u8", bgr, t["opencv_jet_lut_bgr_u8"].flatten_all()?.to_vec1::<u8>()?)
     }))
 }
