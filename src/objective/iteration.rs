@@ -3,7 +3,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::{DecodeWith, Detach, Group, LatentsFrom, Losses, NoGradient, Objective, Types, Which, ZnPairing};
+use super::{DecodeWith, Detach, Group, LatentsFrom, Losses, NoGradient, Objective, Recipe, Types, Which, ZnPairing};
 use super::{decoded_strengths, paired_strengths};
 use crate::generators::{Family, Generator, Synthesis};
 use crate::inverters::mtv::{Encoder, Input, Latents};
@@ -44,7 +44,7 @@ pub fn forward(objective: &Objective, encoder: &Encoder, generator: &dyn Generat
     let from = recipe.latents.latents_from;
     let encode = |x: &Tensor, noise| encoder.forward(x, &Input { noise, condition: batch.condition, train: true });
     let latents = encode(batch.x, batch.noise_e1)?;
-    let x_prime = decode(objective, encoder, generator, &latents, batch.classes, batch.noise_g2)?;
+    let x_prime = decode(recipe, encoder, generator, &latents, batch.classes, batch.noise_g2)?;
     let x_prime = if recipe.attention.detach == Detach::All { x_prime.detach() } else { x_prime };
     let latents_2 = if from == LatentsFrom::X { None } else { Some(encode(&x_prime, batch.noise_e2)?) };
 
@@ -71,14 +71,13 @@ pub fn forward(objective: &Objective, encoder: &Encoder, generator: &dyn Generat
 ///
 /// Errors: latents that this generator does not take.
 pub fn decode(
-    objective: &Objective,
+    recipe: &Recipe,
     encoder: &Encoder,
     generator: &dyn Generator,
     latents: &Latents,
     classes: Option<&Tensor>,
     noise: Option<&[Tensor]>,
 ) -> Result<Tensor> {
-    let recipe = objective.recipe();
     let layout = generator.layout();
     let latent = match (&latents.w, &latents.z) {
         (Some(w), _) => w.clone(),

@@ -579,7 +579,7 @@ fn training(f: &Fixture) -> Option<Outcome> {
             if let Some(want) = t.get(&format!("{at}out.class")) {
                 let vgg = narrow_vgg(f, DType::F32)?;
                 let own = grad_cam::channels(&vgg, &vgg.features(&scale_input(&nets[&format!("{at}x")])?)?, None)?;
-                o.equal("class", "class", own.classes.iter().map(|&c| i64::from(c)).collect(), want.to_vec1::<i64>()?)?;
+                o.equal("class", &format!("{at}out.class"), own.classes.iter().map(|&c| i64::from(c)).collect(), want.to_vec1::<i64>()?)?;
             }
             let grads = losses.total(&ALL)?.ok_or("no terms")?.backward()?;
             for param in run.p.vars() {
