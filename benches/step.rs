@@ -154,7 +154,7 @@ impl Encoder {
     }
 
     fn forward(&self, image: &Tensor, noise: &[Tensor]) -> Result<(Tensor, Tensor)> {
-        let mut x = ops::leaky_relu(&ops::conv2d(image, &self.rgb.0, Some(&self.rgb.1), 1, 0)?, SLOPE)?;
+        let mut x = ops::conv2d_lrelu(image, &self.rgb.0, Some(&self.rgb.1), 1, 0, SLOPE)?;
         let mut rows = Vec::new();
         for (i, b) in self.blocks.iter().enumerate() {
             let (y, stats) = ops::instance_norm_stats(&x, 1e-5)?;
@@ -207,7 +207,7 @@ impl Features {
                 x = ops::max_pool2(&x)?;
             }
             for (w, b) in block {
-                x = ops::relu(&ops::conv2d(&x, w, Some(b), 1, 1)?)?;
+                x = ops::conv2d_lrelu(&x, w, Some(b), 1, 1, 0.0)?;
             }
             taps.push(x.clone());
         }

@@ -121,6 +121,14 @@ fn cases() -> Vec<Case> {
             move |t| t[0].conv2d(&t[1], pad, stride, 1, 1),
         ));
     }
+    for (x, w, stride, pad) in [([2, 3, 5, 16], [4, 3, 3, 3], 1, 1), ([1, 2, 5, 4], [3, 2, 3, 3], 2, 1)] {
+        all.push(case(
+            "conv2d_lrelu",
+            &[&x, &w, &[w[0]]],
+            move |t| ops::conv2d_lrelu(&t[0], &t[1], Some(&t[2]), stride, pad, 0.2),
+            move |t| plain_lrelu(&add_bias(&t[0].conv2d(&t[1], pad, stride, 1, 1)?, &t[2])?, 0.2),
+        ));
+    }
     let transposed: [(&'static str, [usize; 4], [usize; 4], usize, usize); 3] = [
         ("transposed 4x4 stride 2", [2, 3, 3, 2], [3, 2, 4, 4], 2, 1),
         ("transposed 3x3", [1, 2, 4, 3], [2, 3, 3, 3], 1, 1),
@@ -388,12 +396,23 @@ fn large() -> Vec<Case> {
         ([8, 48, 64, 64], [3, 48, 1, 1], 1, 0),
         ([8, 32, 16, 16], [32, 32, 4, 4], 2, 1),
         ([2, 20, 37, 41], [19, 20, 3, 3], 1, 1),
+        ([2, 70, 40, 32], [9, 70, 3, 3], 1, 1),
+        ([2, 6, 36, 8], [5, 6, 1, 1], 1, 0),
+        ([1, 4, 20, 48], [4, 4, 3, 3], 1, 0),
     ] {
         all.push(case(
             "conv2d",
             &[&x, &w, &[w[0]]],
             move |t| ops::conv2d(&t[0], &t[1], Some(&t[2]), stride, pad),
             move |t| add_bias(&t[0].conv2d(&t[1], pad, stride, 1, 1)?, &t[2]),
+        ));
+    }
+    for slope in [0.0, 0.2] {
+        all.push(case(
+            "conv2d_lrelu",
+            &[&[4, 8, 32, 32], &[16, 8, 3, 3], &[16]],
+            move |t| ops::conv2d_lrelu(&t[0], &t[1], Some(&t[2]), 1, 1, slope),
+            move |t| plain_lrelu(&add_bias(&t[0].conv2d(&t[1], 1, 1, 1, 1)?, &t[2])?, slope),
         ));
     }
     all.push(case(
@@ -444,6 +463,10 @@ fn large_convolutions_equal_the_plain_ones() {
         let want = (c.reference)(&c.inputs).unwrap();
         let scale = flat(&want).iter().fold(0.0f64, |m, v| m.max(v.abs()));
         close(c.name, &((c.op)(&single).unwrap() / scale).unwrap(), &(&want / scale).unwrap(), 2e-6);
+        if c.name == "conv2d_lrelu" {
+            // Its sign may flip between f32 and f64; see the next test.
+            continue;
+        }
         // f64 and f32 take different paths; their gradients agree too.
         let weights = normal("weights", want.dims());
         let double = gradients(&c.op, &c.inputs, &weights);
@@ -452,6 +475,27 @@ fn large_convolutions_equal_the_plain_ones() {
             let scale = flat(b).iter().fold(0.0f64, |m, v| m.max(v.abs()));
             close(c.name, &(a.to_dtype(DType::F64).unwrap() / scale).unwrap(), &(b / scale).unwrap(), 2e-6);
         }
+    }
+}
+
+#[test]
+fn a_fused_activation_has_the_gradients_of_its_parts() {
+    let single = |name: &str, shape: &[usize]| normal(name, shape).to_dtype(DType::F32).unwrap();
+    let (x, w, b) = (single("x", &[2, 8, 16, 16]), single("w", &[12, 8, 3, 3]), single("b", &[12]));
+    for slope in [0.0, 0.2] {
+        let fused: Op = Box::new(move |t| ops::conv2d_lrelu(&t[0], &t[1], Some(&t[2]), 1, 1, slope));
+        let parts: Op = Box::new(move |t| ops::leaky_relu(&ops::conv2d(&t[0], &t[1], Some(&t[2]), 1, 1)?, slope));
+        let all = [x.clone(), w.clone(), b.clone()];
+        close("fused", &fused(&all).unwrap(), &parts(&all).unwrap(), 0.0);
+        let weights = single("weights", &[2, 12, 16, 16]);
+        for (a, b) in gradients(&fused, &all, &weights).iter().zip(&gradients(&parts, &all, &weights)) {
+            close("fused", a, b, 0.0);
+        }
+        // Frozen weights: the slope is applied on the way into the kernel.
+        let (w1, b1) = (w.clone(), b.clone());
+        let frozen: Op = Box::new(move |t| ops::conv2d_lrelu(&t[0], &w1, Some(&b1), 1, 1, slope));
+        let alone = gradients(&frozen, &[x.clone()], &weights);
+        close("frozen", &alone[0], &gradients(&parts, &all, &weights)[0], 0.0);
     }
 }
 

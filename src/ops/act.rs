@@ -8,7 +8,7 @@ use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join1, join3, p
 const CHUNK: usize = 1 << 14;
 
 /// dx = g where the result is positive, else slope * g. The sign of the result is that of the input because slope >= 0.
-fn masked<T: Scalar>(res: &Tensor, g: &Tensor, slope: T) -> Result<Tensor> {
+pub(super) fn masked<T: Scalar>(res: &Tensor, g: &Tensor, slope: T) -> Result<Tensor> {
     let (r, gd) = (data::<T>(res)?, data::<T>(g)?);
     let (r, gd): (&[T], &[T]) = (&r, &gd);
     let mut dx = fresh(r.len());
@@ -20,6 +20,16 @@ fn masked<T: Scalar>(res: &Tensor, g: &Tensor, slope: T) -> Result<Tensor> {
         }
     });
     tensor(dx, res.shape())
+}
+
+/// v = max(v, slope * v).
+pub(super) fn act_in_place<T: Scalar>(out: &mut [T], slope: T) {
+    pieces(out, CHUNK, |_, o| {
+        for v in o {
+            let low = slope * *v;
+            *v = if *v > low { *v } else { low };
+        }
+    });
 }
 
 fn lrelu<T: Scalar>(x: &Tensor, slope: f64) -> Result<Tensor> {

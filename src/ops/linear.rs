@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::conv::gemm;
 use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join2, join3, tensor};
+use super::unfold::gemm;
 
 /// Columns (or rows) of a matrix product that one task computes.
 const BLOCK: usize = 128;

@@ -10,6 +10,7 @@
 
 mod act;
 mod conv;
+mod direct;
 mod filter;
 mod linear;
 mod memory;
@@ -17,9 +18,10 @@ mod node;
 mod norm;
 mod pool;
 mod resize;
+mod unfold;
 
 pub use act::{leaky_relu, log_softmax, noise_bias_lrelu, relu};
-pub use conv::{conv_transpose2d, conv2d, fused_down_weight, fused_up_weight};
+pub use conv::{conv_transpose2d, conv2d, conv2d_lrelu, fused_down_weight, fused_up_weight};
 pub use filter::{blur3, depthwise_window, fir};
 pub use linear::linear;
 pub use norm::{adain, instance_norm, instance_norm_stats, pixel_norm, style_stats, unit_normalize};

@@ -3,8 +3,8 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::conv::gemm;
 use super::node::{Scalar, by_dtype, data, join1, tensor};
+use super::unfold::gemm;
 
 /// out = a x b^T for every plane of x [planes, h, w]; a [oh, h] and b [ow, w] with (row, column) strides.
 #[derive(Clone, Copy)]
