@@ -32,6 +32,15 @@ enum Source {
     Fresh { seed: u64 },
     /// Values from a file; trainable or frozen.
     Loaded { tensors: BTreeMap<String, Tensor>, trainable: bool, origin: String },
+    /// No values: shapes only, in the order in which they were asked for.
+    Outline { declared: Vec<Declared> },
+}
+
+/// What a constructor asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Declared {
+    pub name: String,
+    pub shape: Vec<usize>,
 }
 
 struct Inner {
@@ -70,6 +79,20 @@ impl Params {
         Self::with(Source::Loaded { tensors, trainable: true, origin: origin.into() }, dtype, device)
     }
 
+    /// No values at all: a constructor that only asks for its tensors runs without memory for them, and
+    /// [`Params::declared`] lists what it asked for. For tables of layers and for estimates.
+    pub fn outline(dtype: DType, device: &Device) -> Self {
+        Self::with(Source::Outline { declared: Vec::new() }, dtype, device)
+    }
+
+    /// What the constructors of an outline asked for, in their order; empty for the other kinds.
+    pub fn declared(&self) -> Vec<Declared> {
+        match &self.inner.borrow().source {
+            Source::Outline { declared } => declared.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The sub-tree `name`; `pp("a").pp("b")` and `pp("a.b")` are the same.
     pub fn pp(&self, name: impl std::fmt::Display) -> Self {
         Params { inner: self.inner.clone(), prefix: self.full(&name.to_string()) }
@@ -95,7 +118,7 @@ impl Params {
     /// The shape of a loaded tensor.
     pub fn shape_of(&self, name: &str) -> Option<Vec<usize>> {
         match &self.inner.borrow().source {
-            Source::Fresh { .. } => None,
+            Source::Fresh { .. } | Source::Outline { .. } => None,
             Source::Loaded { tensors, .. } => tensors.get(&self.full(name)).map(|t| t.dims().to_vec()),
         }
     }
@@ -115,7 +138,13 @@ impl Params {
         if let Some(param) = inner.made.get(&full) {
             return Ok(param.var.as_tensor().clone());
         }
+        let (dtype, device) = (inner.dtype, inner.device.clone());
+        if let Source::Outline { declared } = &mut inner.source {
+            declared.push(Declared { name: full, shape: shape.dims().to_vec() });
+            return Tensor::zeros((), dtype, &device)?.broadcast_as(shape);
+        }
         let (tensor, trainable) = match &inner.source {
+            Source::Outline { .. } => unreachable!("returned above"),
             Source::Fresh { seed } => (initial(*seed, &full, &shape, init, inner.dtype, &inner.device)?, true),
             Source::Loaded { tensors, trainable, origin } => {
                 let Some(tensor) = tensors.get(&full) else {

@@ -1,5 +1,6 @@
 //! The one test binary: `cargo test --release --test tests parity` runs the parity part alone.
 
+mod arch;
 mod baselines;
 mod cli;
 mod faults;

@@ -120,7 +120,7 @@ struct Spectral {
     /// The parameters that keep u and v.
     slots: (Tensor, Tensor),
     vectors: RefCell<(Tensor, Tensor)>,
-    /// W / sigma of a frozen weight.
+    /// W / sigma of a frozen weight, once it was needed.
     folded: RefCell<Option<Tensor>>,
     eps: f64,
 }
@@ -132,9 +132,7 @@ impl Spectral {
         let weight = p.get("weight_orig", dims.to_vec(), unit(fan_in))?;
         let slots = (p.get("weight_u", out, unit(out))?, p.get("weight_v", fan_in, unit(fan_in))?);
         let vectors = RefCell::new((slots.0.detach().copy()?, slots.1.detach().copy()?));
-        let spectral = Spectral { weight, slots, vectors, folded: RefCell::new(None), eps };
-        spectral.fold()?;
-        Ok(spectral)
+        Ok(Spectral { weight, slots, vectors, folded: RefCell::new(None), eps })
     }
 
     fn matrix(&self) -> Result<Tensor> {
@@ -146,18 +144,14 @@ impl Spectral {
         (self.matrix()?.matmul(&v.unsqueeze(1)?)?.squeeze(1)? * u)?.sum_all()
     }
 
-    fn fold(&self) -> Result<()> {
-        if !self.weight.is_variable() {
-            let folded = self.weight.broadcast_div(&self.sigma()?)?;
-            *self.folded.borrow_mut() = Some(folded);
-        }
-        Ok(())
-    }
-
     fn weight(&self) -> Result<Tensor> {
-        match &*self.folded.borrow() {
-            Some(folded) => Ok(folded.clone()),
-            None => self.weight.broadcast_div(&self.sigma()?),
+        if self.weight.is_variable() {
+            return self.weight.broadcast_div(&self.sigma()?);
+        }
+        let mut folded = self.folded.borrow_mut();
+        match &*folded {
+            Some(weight) => Ok(weight.clone()),
+            None => Ok(folded.insert(self.weight.broadcast_div(&self.sigma()?)?).clone()),
         }
     }
 
@@ -176,7 +170,8 @@ impl Spectral {
             }
         }
         *self.vectors.borrow_mut() = (u, v);
-        self.fold()
+        *self.folded.borrow_mut() = None;
+        Ok(())
     }
 }
 

@@ -63,7 +63,11 @@ pub(crate) fn count(tensors: &Tensors, name: impl Fn(usize) -> String) -> usize 
 /// The family of a checkpoint, by the names of its tensors; None when they fit no known format.
 pub fn family_of(tensors: &Tensors) -> Option<Family> {
     let has = |part: &str| tensors.keys().any(|name| name.contains(part));
-    if has("decode_block.0.noise_weight_1") || has("synthesis.layer0.apply_noise.weight") { Some(Family::StyleGan1) } else { None }
+    if has("decode_block.0.noise_weight_1") || has("synthesis.layer0.apply_noise.weight") || has("synthesis.layer0.epilogue.bias") {
+        Some(Family::StyleGan1)
+    } else {
+        None
+    }
 }
 
 /// The generator of a checkpoint, frozen.
@@ -71,7 +75,7 @@ pub fn family_of(tensors: &Tensors) -> Option<Family> {
 /// Errors: its format is unknown, a tensor is missing, does not fit, or does not belong to the network (each is named).
 pub fn open(tensors: Tensors, target: &Target) -> Result<Box<dyn Generator>> {
     match family_of(&tensors) {
-        Some(Family::StyleGan1) => Ok(Box::new(stylegan1::open(tensors, target, stylegan1::FUSED_FROM)?)),
+        Some(Family::StyleGan1) => Ok(Box::new(stylegan1::open(tensors, target, stylegan1::Options::default())?)),
         Some(Family::StyleGan2) => Ok(Box::new(stylegan2::open(tensors, target)?)),
         Some(Family::BigGan) => Ok(Box::new(biggan::open(tensors, target, None, biggan::Truncation::PAPER)?)),
         Some(Family::Pggan) => Ok(Box::new(pggan::open(tensors, target, pggan::Options::default())?)),

@@ -38,6 +38,10 @@ pub struct Config {
     pub image_channels: usize,
     /// Upsampling convolutions are transposed ones from this resolution on (128 in the paper).
     pub fused_from: usize,
+    /// The mapping network makes one w for all layers; otherwise one row for each (In-Domain inversion).
+    pub repeat_w: bool,
+    /// tanh behind toRGB (In-Domain inversion).
+    pub final_tanh: bool,
 }
 
 impl Config {
@@ -53,6 +57,8 @@ impl Config {
             mapping_fmaps: 512,
             image_channels: 3,
             fused_from: FUSED_FROM,
+            repeat_w: true,
+            final_tanh: false,
         }
     }
 
@@ -101,10 +107,17 @@ impl Epilogue {
     }
 
     /// `row` is this layer's w, [n, w_dim].
-    fn forward(&self, x: &Tensor, noise: (&Tensor, &Tensor), row: &Tensor) -> Result<Tensor> {
-        let x = ops::noise_bias_lrelu(x, Some(noise), Some(&self.bias), SLOPE)?;
+    fn forward(&self, x: &Tensor, noise: Option<(&Tensor, &Tensor)>, row: &Tensor) -> Result<Tensor> {
+        let x = ops::noise_bias_lrelu(x, noise, Some(&self.bias), SLOPE)?;
         ops::adain(&x, &self.style(row)?, EPS)
     }
+}
+
+/// x + 0.8 s exp(-x^2 / (2 s^2)) / sqrt(2 pi), s^2 = block + 1.
+fn bumped(x: &Tensor, block: usize) -> Result<Tensor> {
+    let variance = (block + 1) as f64;
+    let height = 0.8 * variance.sqrt() / (2.0 * std::f64::consts::PI).sqrt();
+    x + (x.sqr()? * (-0.5 / variance))?.exp()?.affine(height, 0.0)?
 }
 
 enum Up {
@@ -143,6 +156,8 @@ pub struct StyleGan1 {
     blocks: Vec<Block>,
     stored_noise: Vec<Tensor>,
     centre: Option<Tensor>,
+    final_tanh: bool,
+    bump: bool,
 }
 
 impl StyleGan1 {
@@ -159,7 +174,8 @@ impl StyleGan1 {
         let mut mapping = Vec::new();
         let mut inputs = cfg.z_dim;
         for i in 1..=cfg.mapping_layers {
-            let outputs = if i == cfg.mapping_layers { cfg.w_dim } else { cfg.mapping_fmaps };
+            let last = cfg.w_dim * if cfg.repeat_w { 1 } else { layout.rows };
+            let outputs = if i == cfg.mapping_layers { last } else { cfg.mapping_fmaps };
             let fc = gm.pp(format!("block_{i}.fc"));
             let std = (2.0 / inputs as f64).sqrt();
             let weight = fc.get_coef("weight", (outputs, inputs), Init::Normal(std), std * MAPPING_LR)?;
@@ -198,7 +214,8 @@ impl StyleGan1 {
             inputs = c;
         }
         let constant = gs.get("const", (1, layout.channels[0].1, 4, 4), Init::Const(1.0))?;
-        Ok(StyleGan1 { layout, mapping, constant, strengths, blocks, stored_noise: Vec::new(), centre: None })
+        let (stored_noise, final_tanh) = (Vec::new(), cfg.final_tanh);
+        Ok(StyleGan1 { layout, mapping, constant, strengths, blocks, stored_noise, centre: None, final_tanh, bump: false })
     }
 
     /// The same network with this centre of truncation, [rows or 1, w_dim].
@@ -211,7 +228,12 @@ impl StyleGan1 {
         StyleGan1 { stored_noise, ..self }
     }
 
-    /// z [n, z_dim] to w [n, w_dim]: pixel norm, then the mapping layers.
+    /// The same network with ALAE's stand-in for noise where none is given: a fixed function of the map itself.
+    pub fn with_bump(self) -> Self {
+        StyleGan1 { bump: true, ..self }
+    }
+
+    /// z [n, z_dim] to w [n, w_dim] (or one row per layer, [n, rows * w_dim]): pixel norm, then the mapping layers.
     pub fn w(&self, z: &Tensor) -> Result<Tensor> {
         let mut w = ops::pixel_norm(z, EPS)?;
         for (weight, bias) in &self.mapping {
@@ -238,8 +260,9 @@ impl StyleGan1 {
             )
         }
         let row = |i: usize| latent.narrow(1, i, 1)?.squeeze(1)?.contiguous();
-        let noise = noise_of(self, with, 2 * (last + 1))?;
-        let noise = |i: usize| (&noise[i].0, &noise[i].1);
+        let bump = self.bump && with.noise.is_none();
+        let noise = if bump { Vec::new() } else { noise_of(self, with, 2 * (last + 1))? };
+        let noise = |i: usize| noise.get(i).map(|(map, strength)| (map, strength));
         let constant = with.constant.unwrap_or(&self.constant);
         let mut x = constant.broadcast_as((n, constant.dim(1)?, 4, 4))?.contiguous()?;
         let mut features = Vec::new();
@@ -247,8 +270,10 @@ impl StyleGan1 {
             if let Some(up) = &block.up {
                 x = up.forward(&x)?;
             }
+            x = if bump { bumped(&x, i)? } else { x };
             x = block.first.forward(&x, noise(2 * i), &row(2 * i)?)?;
             x = ops::conv2d(&x, &block.conv, None, 1, 1)?;
+            x = if bump { bumped(&x, i)? } else { x };
             x = block.second.forward(&x, noise(2 * i + 1), &row(2 * i + 1)?)?;
             features.push(x.clone());
         }
@@ -268,18 +293,21 @@ impl Generator for StyleGan1 {
     fn map(&self, z: &Tensor, _classes: Option<&Tensor>) -> Result<Tensor> {
         let w = self.w(z)?;
         let (n, dim) = w.dims2()?;
+        if dim != self.layout.w_dim {
+            return w.reshape((n, self.layout.rows, self.layout.w_dim));
+        }
         w.unsqueeze(1)?.broadcast_as((n, self.layout.rows, dim))?.contiguous()
     }
 
     fn synthesize(&self, latent: &Tensor, with: &Synthesis) -> Result<Tensor> {
         let Stage { last, blend } = with.stage.unwrap_or(Stage { last: self.blocks.len() - 1, blend: 1.0 });
         let features = self.features(latent, with, last)?;
-        let image = self.to_rgb(last, &features[last])?;
-        if last == 0 || blend >= 1.0 {
-            return Ok(image);
+        let mut image = self.to_rgb(last, &features[last])?;
+        if last > 0 && blend < 1.0 {
+            let before = ops::upsample2(&self.to_rgb(last - 1, &features[last - 1])?)?;
+            image = ((image * blend)? + (before * (1.0 - blend))?)?;
         }
-        let before = ops::upsample2(&self.to_rgb(last - 1, &features[last - 1])?)?;
-        (image * blend)? + (before * (1.0 - blend))?
+        if self.final_tanh { image.tanh() } else { Ok(image) }
     }
 
     fn constant(&self) -> Option<&Tensor> {
@@ -299,10 +327,23 @@ impl Generator for StyleGan1 {
     }
 }
 
+/// What a state dict cannot tell.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// [`FUSED_FROM`] for every published file: fused and separate layers have the same names.
+    pub fused_from: usize,
+    pub final_tanh: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { fused_from: FUSED_FROM, final_tanh: false }
+    }
+}
+
 /// The network of a checkpoint, frozen. Formats: podgorskiy (`Gs.`, `Gm.`, `center_tensor`; or a whole checkpoint with
-/// `models.generator_s` and so on), effective or raw, and genforce. `fused_from` is [`FUSED_FROM`] for every published file;
-/// the tensors of a fused and a separate layer have the same names.
-pub fn open(tensors: Tensors, target: &Target, fused_from: usize) -> crate::Result<StyleGan1> {
+/// `models.generator_s` and so on, which is ALAE's as well), effective or raw; genforce; genforce's idinvert_pytorch.
+pub fn open(tensors: Tensors, target: &Target, Options { fused_from, final_tanh }: Options) -> crate::Result<StyleGan1> {
     let genforce = tensors.contains_key("synthesis.layer0.const");
     let mut noise = Vec::new();
     let (mut tensors, raw) = if genforce {
@@ -314,7 +355,7 @@ pub fn open(tensors: Tensors, target: &Target, fused_from: usize) -> crate::Resu
         (tensors, raw)
     };
     let centre = tensors.remove("center_tensor").or_else(|| tensors.remove("Gm.buffer1"));
-    let cfg = Config::of(&tensors, target, fused_from)?;
+    let cfg = Config { final_tanh, ..Config::of(&tensors, target, fused_from)? };
     let place = |t: Tensor| t.to_dtype(target.dtype)?.to_device(&target.device)?.contiguous();
     let build = || -> Result<StyleGan1> {
         if raw {
@@ -351,16 +392,34 @@ impl Config {
         let resolution = 2 << blocks;
         let channels = |i: usize| target.dims::<4>(tensors, &format!("Gs.decode_block.{i}.bias_1")).map(|[_, c, _, _]| c);
         let [mapping_fmaps, z_dim] = target.dims(tensors, "Gm.block_1.fc.weight")?;
-        let [w_dim, _] = target.dims(tensors, &format!("Gm.block_{mapping_layers}.fc.weight"))?;
+        let [mapped, _] = target.dims(tensors, &format!("Gm.block_{mapping_layers}.fc.weight"))?;
+        let [_, w_dim] = target.dims(tensors, "Gs.decode_block.0.style_1.weight")?;
         let [image_channels, ..] = target.dims::<4>(tensors, "Gs.to_rgb.0.to_rgb.weight")?;
         let (fmaps_base, fmaps_max) = (channels(blocks - 1)? * resolution, channels(0)?);
-        Ok(Config { resolution, z_dim, w_dim, fmaps_base, fmaps_max, mapping_layers, mapping_fmaps, image_channels, fused_from })
+        let repeat_w = mapped == w_dim;
+        Ok(Config {
+            resolution,
+            z_dim,
+            w_dim,
+            fmaps_base,
+            fmaps_max,
+            mapping_layers,
+            mapping_fmaps,
+            image_channels,
+            fused_from,
+            repeat_w,
+            final_tanh: false,
+        })
     }
 }
 
 /// The name of a whole podgorskiy checkpoint's tensor in the terms of its separate files.
 fn published_name(name: &str) -> String {
     let name = name.strip_prefix("models.").unwrap_or(name);
+    // ALAE's F.
+    if let Some((i, rest)) = name.strip_prefix("mapping_fl_s.map_blocks.").and_then(numbered) {
+        return format!("Gm.block_{}.{rest}", i + 1);
+    }
     let known = [("generator_s.", "Gs."), ("mapping_fl_s.", "Gm."), ("mapping_s.", "Gm."), ("dlatent_avg.buff", "center_tensor")];
     let found = known.iter().find_map(|(theirs, ours)| name.strip_prefix(theirs).map(|rest| format!("{ours}{rest}")));
     found.unwrap_or_else(|| name.to_string())
@@ -407,7 +466,7 @@ fn is_raw(tensors: &Tensors, target: &Target) -> crate::Result<bool> {
     Ok(mapping)
 }
 
-/// genforce's tensors under podgorskiy's names, still raw; the noise maps go to `noise`. A fused layer's weight, which genforce
+/// genforce's or idinvert_pytorch's tensors under podgorskiy's names, still raw; the noise maps go to `noise`. A fused layer's weight, which genforce
 /// stores output channels first, gets its first two axes swapped.
 fn from_genforce(mut tensors: Tensors, target: &Target, fused_from: usize, noise: &mut Vec<Tensor>) -> crate::Result<Tensors> {
     if let Some(lod) = tensors.remove("synthesis.lod") {
@@ -417,17 +476,24 @@ fn from_genforce(mut tensors: Tensors, target: &Target, fused_from: usize, noise
         let block = name.strip_prefix("Gs.decode_block.").and_then(numbered).map_or(0, |(i, _)| i);
         match name.rsplit('.').next().unwrap_or(name) {
             "bias_1" | "bias_2" | "noise_weight_1" | "noise_weight_2" => t.reshape((1, t.elem_count(), 1, 1)),
-            "weight" if name.ends_with("conv_1.weight") && 4 << block >= fused_from => t.transpose(0, 1)?.contiguous(),
+            "weight" if name.ends_with("conv_1.weight") && 4 << block >= fused_from => match t.dims() {
+                // idinvert_pytorch keeps the order of TensorFlow, [3, 3, in, out].
+                [3, 3, ..] => t.permute((2, 3, 0, 1))?.contiguous(),
+                _ => t.transpose(0, 1)?.contiguous(),
+            },
             "center_tensor" => t.reshape((1, t.elem_count())),
             _ => Ok(t.clone()),
         }
     };
     for i in 0.. {
-        match tensors.remove(&format!("synthesis.layer{i}.apply_noise.noise")) {
+        let names = ["", "epilogue."].map(|own| format!("synthesis.layer{i}.{own}apply_noise.noise"));
+        match names.iter().find_map(|name| tensors.remove(name)) {
             Some(map) => noise.push(map),
             None => break,
         }
     }
+    // idinvert_pytorch stores the strength of truncation per row; it is an argument here.
+    tensors.remove("truncation.truncation");
     let renamed = tensors.into_iter().map(|(name, t)| {
         let name = podgorskiy_name(&name).unwrap_or(name);
         Ok((name.clone(), shape(&name, &t)?))
@@ -441,21 +507,22 @@ fn podgorskiy_name(name: &str) -> Option<String> {
         return Some("center_tensor".into());
     }
     if let Some((i, kind)) = name.strip_prefix("mapping.dense").and_then(numbered) {
+        let kind = kind.strip_prefix("fc.").or(kind.strip_prefix("wscale.")).unwrap_or(kind);
         return Some(format!("Gm.block_{}.fc.{kind}", i + 1));
     }
     if let Some((i, kind)) = name.strip_prefix("synthesis.output").and_then(numbered) {
-        return Some(format!("Gs.to_rgb.{i}.to_rgb.{kind}"));
+        return Some(format!("Gs.to_rgb.{i}.to_rgb.{}", kind.strip_prefix("conv.").unwrap_or(kind)));
     }
     let (layer, kind) = name.strip_prefix("synthesis.layer").and_then(numbered)?;
     let (block, which) = (layer / 2, layer % 2 + 1);
-    let own = match kind {
+    let own = match kind.strip_prefix("epilogue.").unwrap_or(kind) {
         "const" => return Some("Gs.const".into()),
         "bias" => format!("bias_{which}"),
         "apply_noise.weight" => format!("noise_weight_{which}"),
         "blur.kernel" => "blur.weight".into(),
-        "weight" => format!("conv_{which}.weight"),
-        "style.weight" => format!("style_{which}.weight"),
-        "style.bias" => format!("style_{which}.bias"),
+        "weight" | "conv.weight" => format!("conv_{which}.weight"),
+        "style.weight" | "style_mod.dense.fc.weight" => format!("style_{which}.weight"),
+        "style.bias" | "style_mod.dense.wscale.bias" => format!("style_{which}.bias"),
         _ => return None,
     };
     Some(format!("Gs.decode_block.{block}.{own}"))

@@ -56,7 +56,7 @@ fn stylegan1_podgorskiy(f: &Fixture) -> Option<Outcome> {
     Some(Outcome::of(|o| {
         let t = f.tensors()?;
         let (tol, tol_grad) = tolerances(f)?;
-        let net = stylegan1::open(weights(&t), &target(f, DType::F32), stylegan1::FUSED_FROM)?;
+        let net = stylegan1::open(weights(&t), &target(f, DType::F32), stylegan1::Options::default())?;
         let layout = net.layout().clone();
         let blocks = layout.channels.len();
         let arg = |key: &str| f.arg("constructor", key);
@@ -78,7 +78,7 @@ fn stylegan1_podgorskiy(f: &Fixture) -> Option<Outcome> {
         let with = Synthesis { noise: Some(&noise), ..Default::default() };
         o.relative("forward", "out.image", &net.synthesize(wp, &with)?, &t["out.image"], tol)?;
         input_gradient(o, &t, ("out.grad_wp", "mid.wp"), tol_grad, |dtype, wp| {
-            let net = stylegan1::open(weights(&t), &target(f, dtype), stylegan1::FUSED_FROM)?;
+            let net = stylegan1::open(weights(&t), &target(f, dtype), stylegan1::Options::default())?;
             let noise = of_dtype(&noise, dtype)?;
             Ok(net.synthesize(wp, &Synthesis { noise: Some(&noise), ..Default::default() })?)
         })?;
@@ -117,13 +117,15 @@ fn doubled(mut image: Tensor, times: usize) -> Result<Tensor, Error> {
     Ok(image)
 }
 
-/// Where genforce fuses upsampling and convolution, from its constructor argument.
-fn fused_from(f: &Fixture) -> usize {
-    match &f.entry["constructor"]["fused_scale"] {
+/// genforce's constructor arguments that its tensors do not tell.
+fn options(f: &Fixture) -> stylegan1::Options {
+    let constructor = &f.entry["constructor"];
+    let fused_from = match &constructor["fused_scale"] {
         Value::Bool(true) => 0,
         Value::Bool(false) => usize::MAX,
         _ => stylegan1::FUSED_FROM,
-    }
+    };
+    stylegan1::Options { fused_from, final_tanh: constructor["final_tanh"].as_bool().unwrap_or(false) }
 }
 
 fn stylegan1_genforce(f: &Fixture) -> Option<Outcome> {
@@ -133,7 +135,7 @@ fn stylegan1_genforce(f: &Fixture) -> Option<Outcome> {
     Some(Outcome::of(|o| {
         let t = f.tensors()?;
         let (tol, tol_grad) = tolerances(f)?;
-        let net = stylegan1::open(weights(&t), &target(f, DType::F32), fused_from(f))?;
+        let net = stylegan1::open(weights(&t), &target(f, DType::F32), options(f))?;
         widths(f, o, net.layout())?;
         o.relative("forward", "mid.w", &net.w(&t["in.z"])?, &t["mid.w"], tol)?;
         if let Some(want) = t.get("mid.z_normed") {
@@ -153,7 +155,7 @@ fn stylegan1_genforce(f: &Fixture) -> Option<Outcome> {
         let wp = &t["mid.wp"];
         o.relative("forward", "out.image", &net.synthesize(wp, &Synthesis::default())?, &t["out.image"], tol)?;
         input_gradient(o, &t, ("out.grad_wp", "mid.wp"), tol_grad, |dtype, wp| {
-            let net = stylegan1::open(weights(&t), &target(f, dtype), fused_from(f))?;
+            let net = stylegan1::open(weights(&t), &target(f, dtype), options(f))?;
             Ok(net.synthesize(wp, &Synthesis::default())?)
         })?;
         let noise = list(&t, "in.noise_randomize");
