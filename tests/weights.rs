@@ -4,3 +4,4 @@ mod command;
 mod fake_hub;
 mod fetch;
 mod fuzz;
+mod partial;

@@ -10,7 +10,7 @@ use super::graph::{Array, Graph, Unknown};
 use super::source::{Format, Source, sniff};
 use super::tree::{Leaf, Unfolded, Value};
 use super::view::View;
-use super::{npy, safetensors_file, torch};
+use super::{npy, nvidia, safetensors_file, torch};
 use crate::{Error, Result};
 
 /// A bare pickle holds its arrays itself; NVIDIA's largest has 380 MB.
@@ -75,7 +75,9 @@ fn read(source: &Source, options: Options) -> Result<Checkpoint> {
             }
             let bytes = source.head(MAX_BARE_PICKLE as usize)?;
             let graph = super::pickle::read(&bytes, 0, options.unknown)?;
-            bare(Format::Pickle, &graph, graph.root, source.len)
+            let mut checkpoint = bare(Format::Pickle, &graph, graph.root, source.len)?;
+            nvidia::rename(&mut checkpoint);
+            Ok(checkpoint)
         }
     }?;
     if checkpoint.tensors.is_empty() {

@@ -12,6 +12,7 @@ mod graph;
 pub mod hub;
 pub mod licence;
 mod npy;
+mod nvidia;
 mod pickle;
 mod safetensors_file;
 mod source;

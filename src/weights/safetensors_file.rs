@@ -5,7 +5,8 @@ use std::io::Write;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
 
 use super::checkpoint::{Checkpoint, note_non_finite};
 use super::source::{Format, Source};
@@ -16,15 +17,20 @@ use crate::{Error, Result};
 /// The longest header that is read, in bytes.
 const MAX_HEADER: u64 = 64 << 20;
 
-pub(super) fn open(source: &Source) -> Result<Checkpoint> {
+/// The header, its tensors checked to lie side by side without gaps, and where the data begins.
+fn header(source: &Source) -> Result<(Metadata, u64)> {
     let size = source.read_at(0, 8)?;
     let size = size.as_chunks::<8>().0.first().map_or(0, |b| u64::from_le_bytes(*b));
     if size > MAX_HEADER {
         return Err(Error::corrupt(format!("a safetensors header of {size} bytes (at most {MAX_HEADER} are read)")));
     }
-    let head = source.read_at(0, size as usize + 8)?;
-    let (_, header) = SafeTensors::read_metadata(&head).map_err(|e| Error::corrupt(format!("its safetensors header is damaged: {e}")))?;
-    let data_at = size + 8;
+    let text = source.read_at(8, size as usize)?;
+    let header = serde_json::from_slice(&text).map_err(|e| Error::corrupt(format!("its safetensors header is damaged: {e}")))?;
+    Ok((header, size + 8))
+}
+
+pub(super) fn open(source: &Source) -> Result<Checkpoint> {
+    let (header, data_at) = header(source)?;
     let want = header.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0) as u64;
     if data_at.saturating_add(want) != source.len {
         return Err(Error::corrupt(format!(
@@ -64,14 +70,7 @@ pub(super) fn open(source: &Source) -> Result<Checkpoint> {
 
 /// The header metadata of a file alone.
 pub(super) fn metadata(path: &Path) -> Result<BTreeMap<String, String>> {
-    let source = Source::open(path)?;
-    let size = source.read_at(0, 8)?;
-    let size = size.as_chunks::<8>().0.first().map_or(0, |b| u64::from_le_bytes(*b));
-    if size > MAX_HEADER {
-        return Err(Error::corrupt(format!("a safetensors header of {size} bytes (at most {MAX_HEADER} are read)")));
-    }
-    let head = source.read_at(0, size as usize + 8)?;
-    let (_, header) = SafeTensors::read_metadata(&head).map_err(|e| Error::corrupt(format!("its safetensors header is damaged: {e}")))?;
+    let (header, _) = header(&Source::open(path)?)?;
     Ok(header.metadata().clone().unwrap_or_default().into_iter().collect())
 }
 

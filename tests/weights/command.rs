@@ -338,3 +338,20 @@ fn a_full_disk_is_said_and_leaves_no_file() {
     assert_eq!(shell.run(&["weights", "fetch", "test/gan"]).0, 0);
     assert_eq!(server.gets().last().and_then(|r| r.header("range").map(str::to_string)).as_deref(), Some("bytes=500000-999999"));
 }
+
+/// `nvidia_like.pkl` has the opcodes of NVIDIA's files (tuple of three `dnnlib.tflib.network.Network` with source code as text and
+/// numpy variables); its numbers are 1, 2, 3 ... and its "source code" would create the marker file if anybody ran it.
+#[test]
+fn an_nvidia_pickle_is_refused_by_default_and_converted_as_inert_records() {
+    let shell = Shell::new();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/weights/nvidia_like.pkl");
+    let (code, text) = shell.run(&["weights", "convert", file, "gs.safetensors", "--key", "Gs"]);
+    assert!(code == 5 && text.contains("dnnlib.tflib.network.Network") && text.contains("nothing was run"), "{text}");
+    let (code, text) = shell.run(&["weights", "convert", file, "gs.safetensors", "--key", "Gs", "--allow-inert"]);
+    assert_eq!(code, 0, "{text}");
+    let gs = mtv_bench::weights::open(&shell.dir.path().join("gs.safetensors")).expect("it opens");
+    assert_eq!(gs.tensors.keys().map(String::as_str).collect::<Vec<_>>(), ["4x4/Conv/weight", "dlatent_avg", "lod"]);
+    assert_eq!(gs.tensors["4x4/Conv/weight"].dims(), [1, 1, 2, 3]);
+    assert_eq!(gs.tensors["dlatent_avg"].to_vec1::<f32>().expect("numbers"), [3.0, 1.5, 0.75]);
+    assert!(!Path::new("/tmp/mtv_bench_pickle_was_executed").exists());
+}

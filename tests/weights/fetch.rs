@@ -272,6 +272,7 @@ fn a_redirect_to_a_cdn_takes_no_token_along() {
     case.assert_good(&case.fetch().expect("through the CDN"));
     assert!(case.server.requests().iter().all(|r| r.header("authorization") == Some("Bearer hf_secret")));
     assert!(cdn.gets().len() == 2 && cdn.requests().iter().all(|r| r.header("authorization").is_none()), "{:?}", cdn.requests());
+    assert!(cdn.requests().iter().all(|r| r.path == "/cdn/blob"));
     assert_eq!(cdn.gets()[1].header("range"), Some("bytes=100000-299999"));
 }
 

@@ -38,6 +38,9 @@ fn corpus() -> Vec<Vec<u8>> {
 /// Interesting values for lengths, offsets, sizes and counts.
 const NUMBERS: [u64; 10] = [0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 0x7fff_ffff_ffff_ffff, u64::MAX];
 
+/// The operations of the pickle machine.
+const OPERATIONS: &[u8] = b"(.012NIJKM}]t)lauesdbRcXUBQqhjgpio\x80\x81\x85\x86\x87\x88\x89\x8a\x8c\x8f\x90\x92\x93\x94\x95";
+
 fn mutate(seed: &[u8], other: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..rng.random_range(1..8) {
@@ -72,7 +75,7 @@ fn mutate(seed: &[u8], other: &[u8], rng: &mut ChaCha8Rng) -> Vec<u8> {
                 bytes.splice(at..at, piece);
             }
             // An operation of the pickle machine where it is likely to be read as one.
-            _ => bytes.insert(at, b"(.0120NIJKM}]t)lauesdbRcXUBQqhjgp\x81\x85\x86\x87\x88\x89\x8a\x8c\x93\x94"[rng.random_range(0..44)]),
+            _ => bytes.insert(at, OPERATIONS[rng.random_range(0..OPERATIONS.len())]),
         }
     }
     bytes
