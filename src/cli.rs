@@ -55,8 +55,8 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::List(args) => list::run(args),
         Command::Check(args) => check::run(args),
         Command::LintTable(args) => lint_table::run(args),
-        Command::Score(args) => score::run(args),
         Command::Weights(args) => weights::run(args, quiet),
+        Command::Score(args) => score::run(args, quiet),
         Command::Zoo(args) => zoo::run(args),
         Command::Arch(args) => commands::arch::run(args),
     }

@@ -4,11 +4,15 @@
 //! handed values of another range; the way from a network's `[-1, 1]` to it is one quantiser.
 
 mod decode;
+mod pairs;
 mod resize_f32;
 mod resize_u8;
 mod rgb8;
+mod source;
 
 pub use decode::{MAX_PIXELS, decode};
+pub use pairs::{Files, Pairs};
 pub use resize_f32::{Resample, Windows};
 pub use resize_u8::{Filter, resize};
 pub use rgb8::Rgb8;
+pub use source::{Listed, Picture, Pictures};

@@ -17,6 +17,7 @@ mod cosine;
 mod lanes;
 mod mse;
 mod psnr;
+pub mod scoring;
 mod ssim_gauss_wang;
 mod ssim_training;
 mod ssim_uniform7;

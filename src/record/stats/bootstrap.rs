@@ -43,14 +43,15 @@ pub enum Side {
 
 /// `count` resamples, with replacement, of `n` items; resample b is item b of the stream.
 pub fn resamples(stream: &Stream, n: usize, count: usize) -> Vec<Vec<u32>> {
+    (0..count as u64).map(|b| draw(stream, b, n).collect()).collect()
+}
+
+/// The items of resample `b`.
+fn draw(stream: &Stream, b: u64, n: usize) -> impl Iterator<Item = u32> {
     use rand::Rng;
-    (0..count as u64)
-        .map(|b| {
-            let mut rng = stream.at(b);
-            // The high half of a 64-bit product maps 64 random bits to 0..n; the bias is below n / 2^64.
-            (0..n).map(|_| ((u128::from(rng.next_u64()) * n as u128) >> 64) as u32).collect()
-        })
-        .collect()
+    let mut rng = stream.at(b);
+    // The high half of a 64-bit product maps 64 random bits to 0..n; the bias is below n / 2^64.
+    (0..n).map(move |_| ((u128::from(rng.next_u64()) * n as u128) >> 64) as u32)
 }
 
 /// The bootstrap distribution of a statistic of `n` items.
@@ -74,17 +75,21 @@ impl Bootstrap {
         let all: Vec<u32> = (0..n as u32).collect();
         let estimate = statistic(&all);
         let values: Vec<f64> = resamples.iter().map(|r| statistic(r)).collect();
+        let left_out = (0..n).map(|skip| {
+            let rest: Vec<u32> = all.iter().copied().filter(|&i| i as usize != skip).collect();
+            statistic(&rest)
+        });
+        Self::from_parts(estimate, values, left_out)
+    }
+
+    /// From the estimate, the resampled estimates and those that leave one item out.
+    fn from_parts(estimate: f64, values: Vec<f64>, left_out: impl Iterator<Item = f64>) -> Self {
         let below = values.iter().filter(|&&v| v < estimate).count();
         let not_above = values.iter().filter(|&&v| v <= estimate).count();
         let bias = normal_quantile((below + not_above) as f64 / (2 * values.len()) as f64);
-        let left_out: Vec<f64> = (0..n)
-            .map(|skip| {
-                let rest: Vec<u32> = all.iter().copied().filter(|&i| i as usize != skip).collect();
-                statistic(&rest)
-            })
-            .collect();
+        let left_out: Vec<f64> = left_out.collect();
         let centre = super::mean(&left_out);
-        let count = n as f64;
+        let count = left_out.len() as f64;
         let u = || left_out.iter().map(|v| (count - 1.0) * (centre - v));
         let third = u().map(|v| v.powi(3)).sum::<f64>() / count.powi(3);
         let second = u().map(|v| v * v).sum::<f64>() / (count * count);
@@ -96,6 +101,16 @@ impl Bootstrap {
     /// The bootstrap distribution of the mean of `data`.
     pub fn of_mean(data: &[f64], resamples: &[Vec<u32>]) -> Self {
         Self::new(data.len(), resamples, |items| items.iter().map(|&i| data[i as usize]).sum::<f64>() / items.len() as f64)
+    }
+
+    /// The same of the [`resamples`] of `stream`, drawn one after the other: memory and time grow with `data.len()` only,
+    /// so it serves tens of thousands of images.
+    pub fn of_mean_drawn(data: &[f64], stream: &Stream, count: usize) -> Self {
+        let n = data.len() as f64;
+        let values: Vec<f64> =
+            (0..count as u64).map(|b| draw(stream, b, data.len()).map(|i| data[i as usize]).sum::<f64>() / n).collect();
+        let sum: f64 = data.iter().sum();
+        Self::from_parts(sum / n, values, data.iter().map(|v| (sum - v) / (n - 1.0)))
     }
 
     /// Standard deviation of the resampled estimates.

@@ -1,0 +1,237 @@
+//! Sets of pictures: a folder (with its subfolders), a zip or a tar archive. The order is that of the ids, whatever the
+//! file system or the archive says; nothing is ever written to disk from an archive.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use super::{Rgb8, decode};
+use crate::{Error, Result};
+
+/// A picture file above this size is refused (no 8-bit picture within the pixel limit needs more).
+const MAX_BYTES: u64 = 1 << 30;
+/// Folders deeper than this are an error: most likely a loop of links.
+const MAX_DEPTH: usize = 32;
+/// What is taken for a picture by its name; whether it can be read is for the decoder to say.
+const ENDINGS: [&str; 14] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "tif", "tiff", "heic", "avif", "jxl", "ppm"];
+
+/// One picture of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    /// Its name without ending, with the subfolder: "test/00012". Pictures of two sets pair by it.
+    pub id: String,
+    /// Its name as the folder or archive has it.
+    pub file: String,
+    place: Place,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    File(PathBuf),
+    Zip(usize),
+    Tar { offset: u64, size: u64 },
+}
+
+/// A set of pictures, listed but not read.
+pub struct Pictures {
+    origin: PathBuf,
+    pictures: Vec<Picture>,
+    /// Files that are no pictures by their ending, left alone.
+    pub others: Vec<String>,
+    archive: Option<Archive>,
+}
+
+enum Archive {
+    Zip(Mutex<zip::ZipArchive<File>>),
+    Tar(Mutex<File>),
+}
+
+/// One line of an image list: what was read.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Listed {
+    pub id: String,
+    pub file: String,
+    /// SHA-256 of the file's bytes.
+    pub sha256: String,
+    pub width: usize,
+    pub height: usize,
+    /// SHA-256 of the decoded 8-bit RGB samples.
+    pub pixels_sha256: String,
+}
+
+impl Pictures {
+    /// Lists the pictures of a folder or an archive (told by its first bytes).
+    ///
+    /// Errors: nothing there, no picture in it, two pictures with one id, an archive that can't be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let missing = |e: std::io::Error| Error::missing(format!("{}: {e}", path.display()));
+        let kind = std::fs::metadata(path).map_err(missing)?;
+        let (archive, files) = if kind.is_dir() {
+            (None, folder(path)?)
+        } else {
+            let mut head = [0u8; 512];
+            let mut file = File::open(path).map_err(missing)?;
+            let n = file.read(&mut head).map_err(missing)?;
+            match &head[..n] {
+                h if h.starts_with(b"PK") => zip(path, file)?,
+                h if h.len() == 512 && h[257..262] == *b"ustar" => tar(path, file)?,
+                h if h.starts_with(&[0x1f, 0x8b]) => return Err(refuse(path, "a gzip file: unpack it to a plain .tar first")),
+                _ => return Err(refuse(path, "neither a folder, nor a zip, nor a tar archive")),
+            }
+        };
+        let (pictures, others) = pictures(path, files)?;
+        if pictures.is_empty() {
+            return Err(Error::missing(format!("{}: no picture in it ({} other files)", path.display(), others.len())));
+        }
+        Ok(Pictures { origin: path.to_path_buf(), pictures, others, archive })
+    }
+
+    /// The pictures, by ascending id.
+    pub fn list(&self) -> &[Picture] {
+        &self.pictures
+    }
+
+    pub fn find(&self, id: &str) -> Option<&Picture> {
+        self.pictures.binary_search_by(|p| p.id.as_str().cmp(id)).ok().map(|i| &self.pictures[i])
+    }
+
+    /// Where a picture is, for messages.
+    pub fn place(&self, picture: &Picture) -> String {
+        self.origin.join(&picture.file).display().to_string()
+    }
+
+    /// The file's bytes.
+    pub fn bytes(&self, picture: &Picture) -> Result<Vec<u8>> {
+        let fail = |e: std::io::Error| Error::corrupt(format!("{}: {e}", self.place(picture)));
+        match (&picture.place, &self.archive) {
+            (Place::File(path), _) => read_limited(File::open(path).map_err(fail)?).map_err(fail),
+            (Place::Zip(index), Some(Archive::Zip(archive))) => {
+                let mut archive = archive.lock().map_err(|_| Error::internal("a reader of the archive failed"))?;
+                let entry = archive.by_index(*index).map_err(|e| Error::corrupt(format!("{}: {e}", self.place(picture))))?;
+                read_limited(entry).map_err(fail)
+            }
+            (Place::Tar { offset, size }, Some(Archive::Tar(file))) => {
+                let mut file = file.lock().map_err(|_| Error::internal("a reader of the archive failed"))?;
+                file.seek(SeekFrom::Start(*offset)).map_err(fail)?;
+                let bytes = read_limited((&mut *file).take(*size)).map_err(fail)?;
+                if bytes.len() as u64 != *size {
+                    return Err(Error::corrupt(format!("{}: the archive ends within it", self.place(picture))));
+                }
+                Ok(bytes)
+            }
+            _ => Err(Error::internal("a picture of another set")),
+        }
+    }
+
+    /// The decoded picture.
+    pub fn read(&self, picture: &Picture) -> Result<Rgb8> {
+        decode(&self.bytes(picture)?).map_err(|e| e.at(self.place(picture)))
+    }
+
+    /// The list of the set with hashes, in its order; what can't be read comes as its error, and the rest goes on.
+    pub fn hashed(&self) -> Vec<Result<Listed>> {
+        use rayon::prelude::*;
+        let one = |p: &Picture| {
+            let bytes = self.bytes(p)?;
+            let image = decode(&bytes).map_err(|e| e.at(self.place(p)))?;
+            let sha256 = crate::record::store::sha256_hex(&bytes);
+            let (width, height) = (image.width(), image.height());
+            Ok(Listed { id: p.id.clone(), file: p.file.clone(), sha256, width, height, pixels_sha256: image.sha256() })
+        };
+        self.pictures.par_iter().map(one).collect()
+    }
+}
+
+fn refuse(path: &Path, what: &str) -> Error {
+    Error::corrupt(format!("{}: {what}", path.display()))
+}
+
+fn read_limited(source: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(std::io::Error::other("larger than 1 GiB, which no picture needs"));
+    }
+    Ok(bytes)
+}
+
+/// Sorts named places into pictures and other files.
+fn pictures(origin: &Path, files: Vec<(String, Place)>) -> Result<(Vec<Picture>, Vec<String>)> {
+    let mut by_id: BTreeMap<String, Picture> = BTreeMap::new();
+    let mut others = Vec::new();
+    for (file, place) in files {
+        let name = file.rsplit('/').next().unwrap_or(&file);
+        let ending = name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()).map(|(_, e)| e.to_ascii_lowercase());
+        if !ending.as_deref().is_some_and(|e| ENDINGS.contains(&e)) || name.starts_with("._") {
+            others.push(file);
+            continue;
+        }
+        let id = file[..file.len() - ending.map_or(0, |e| e.len() + 1)].to_string();
+        if let Some(other) = by_id.get(&id) {
+            return Err(refuse(origin, &format!("{} and {file} have the same id \"{id}\": remove one of them", other.file)));
+        }
+        by_id.insert(id.clone(), Picture { id, file, place });
+    }
+    others.sort();
+    Ok((by_id.into_values().collect(), others))
+}
+
+fn folder(root: &Path) -> Result<Vec<(String, Place)>> {
+    let mut found = Vec::new();
+    let mut open = vec![(root.to_path_buf(), String::new(), 0)];
+    while let Some((path, prefix, depth)) = open.pop() {
+        if depth > MAX_DEPTH {
+            return Err(refuse(&path, "more than 32 folders deep: a loop of links?"));
+        }
+        let unreadable = |e| Error::io(&path, "listing the folder", e);
+        for entry in std::fs::read_dir(&path).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let Ok(name) = entry.file_name().into_string() else {
+                return Err(refuse(&entry.path(), "its name is not UTF-8: rename it"));
+            };
+            let full = format!("{prefix}{name}");
+            // A link counts as what it points to; one that points nowhere stays in the list and is reported when it is read.
+            if std::fs::metadata(entry.path()).is_ok_and(|m| m.is_dir()) {
+                open.push((entry.path(), format!("{full}/"), depth + 1));
+            } else {
+                found.push((full, Place::File(entry.path())));
+            }
+        }
+    }
+    Ok(found)
+}
+
+type Opened = (Option<Archive>, Vec<(String, Place)>);
+
+fn zip(path: &Path, file: File) -> Result<Opened> {
+    let archive = zip::ZipArchive::new(file).map_err(|e| refuse(path, &format!("unreadable zip archive: {e}")))?;
+    let mut found = Vec::with_capacity(archive.len());
+    for index in 0..archive.len() {
+        match archive.name_for_index(index) {
+            Some(Ok(name)) if name.ends_with('/') => {}
+            Some(Ok(name)) => found.push((name.into_owned(), Place::Zip(index))),
+            _ => return Err(refuse(path, "a name in the archive is not readable text")),
+        }
+    }
+    Ok((Some(Archive::Zip(Mutex::new(archive))), found))
+}
+
+fn tar(path: &Path, file: File) -> Result<Opened> {
+    let unreadable = |e: std::io::Error| refuse(path, &format!("unreadable tar archive: {e}"));
+    let mut found = Vec::new();
+    {
+        let mut archive = tar::Archive::new(&file);
+        for entry in archive.entries_with_seek().map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            if !entry.header().entry_type().is_file() {
+                continue;
+            }
+            let name = entry.path().map_err(unreadable)?.to_string_lossy().into_owned();
+            let place = Place::Tar { offset: entry.raw_file_position(), size: entry.size() };
+            found.push((name.trim_start_matches("./").to_string(), place));
+        }
+    }
+    Ok((Some(Archive::Tar(Mutex::new(file))), found))
+}
