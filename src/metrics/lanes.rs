@@ -54,3 +54,17 @@ pub(super) fn sum(values: &[f64]) -> f64 {
     }
     ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7])) + rest
 }
+
+/// The dot product of two equally long lines in eight interleaved parts, combined in a fixed order.
+#[inline(always)]
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut parts = [0f64; 8];
+    let (left, right) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f64 = left.remainder().iter().zip(right.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in left.zip(right) {
+        for (p, (x, y)) in parts.iter_mut().zip(x.iter().zip(y)) {
+            *p += x * y;
+        }
+    }
+    ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7])) + rest
+}

@@ -14,17 +14,23 @@ use crate::images::{Filter, Rgb8, resize};
 use crate::{Error, Result};
 
 mod cosine;
+mod frechet;
+mod kid;
 mod lanes;
 mod mse;
 mod psnr;
 pub mod scoring;
+mod singular_values;
 mod ssim_gauss_wang;
 mod ssim_training;
 mod ssim_uniform7;
 
 pub use cosine::cosine;
+pub use frechet::{Gaussian, Moments, frechet_distance};
+pub use kid::kid;
 pub use mse::{mse, squared_error};
 pub use psnr::{of_mse, psnr};
+pub use singular_values::singular_values;
 pub use ssim_gauss_wang::ssim_gauss_wang;
 pub use ssim_training::{Range, ssim_training};
 pub use ssim_uniform7::ssim_uniform7;

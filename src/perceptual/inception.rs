@@ -171,7 +171,8 @@ impl Inception {
             Conv::new(p, "Conv2d_4a_3x3", (3, 3), 1, (0, 0))?,
         ];
         const NAMES: [&str; 11] = [
-            "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c",
+            "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b",
+            "Mixed_7c",
         ];
         let blocks = NAMES.iter().map(|&name| Ok((name, block(&p.pp(name), name)?))).collect::<Result<Vec<_>>>()?;
         let Some(&[classes, width]) = p.shape_of("fc.weight").as_deref().and_then(|s| s.first_chunk::<2>()) else {
@@ -311,7 +312,11 @@ fn pool3(x: &Tensor, stride: usize, pad: usize, average: bool) -> Result<Tensor>
             }
             out.extend(columns.iter().map(|&(left, right)| {
                 let cells = line[left..right].iter().copied();
-                if average { cells.sum::<f32>() / ((right - left) * (bottom - top)) as f32 } else { cells.fold(f32::NEG_INFINITY, f32::max) }
+                if average {
+                    cells.sum::<f32>() / ((right - left) * (bottom - top)) as f32
+                } else {
+                    cells.fold(f32::NEG_INFINITY, f32::max)
+                }
             }));
         }
     }
