@@ -10,7 +10,7 @@ use crate::record::store::write_atomic;
 use crate::spec::card::Source;
 use crate::spec::pins::{self, Pin, Pins};
 use crate::spec::{Card, files};
-use crate::weights::access::{Access, Located, human, licence_line, repo_file};
+use crate::weights::access::{Access, Located, human, licence_line, repo_file, size_line};
 use crate::weights::{self, Checkpoint, Options, Unknown, licence, verify};
 use crate::{Error, Result};
 
@@ -130,8 +130,7 @@ fn list(access: &Access) -> Result<()> {
             Err(_) => "DAMAGED",
         };
         let pinned = if matches!(card.source, Source::Seeded(_)) || card.pinned { "yes" } else { "no" };
-        let size = card.bytes.map_or("?".into(), human);
-        rows.push([card.name.clone(), size, pinned.into(), here.into(), origin(&card), licence_line(&card)]);
+        rows.push([card.name.clone(), size_line(&card), pinned.into(), here.into(), origin(&card), licence_line(&card)]);
     }
     let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0);
     let widths: [usize; 6] = std::array::from_fn(width);
@@ -329,7 +328,7 @@ fn info(what: &str, access: &Access) -> Result<()> {
         Source::Manual(manual) => field("get it", format!("{} Put it into --weights-dir as {}.", manual.instructions.trim(), manual.file)),
         _ => {}
     }
-    field("size", card.bytes.map_or("not known".into(), |b| format!("{} ({b} bytes)", human(b))));
+    field("size", card.bytes.map_or(size_line(&card), |b| format!("{} ({b} bytes)", human(b))));
     field("sha256", card.sha256.clone().unwrap_or_else(|| "not known".into()));
     field("pinned", card.pinned.to_string());
     if !card.format.is_empty() {
@@ -349,7 +348,7 @@ fn info(what: &str, access: &Access) -> Result<()> {
         field("", card.licence.note.clone());
     }
     for v in &card.verified {
-        field("verified", format!("{}: {}", v.what, v.where_));
+        field("verified", format!("{} [read in: {}]", v.what, v.where_));
     }
     if !card.notes.is_empty() {
         field("notes", card.notes.trim().to_string());

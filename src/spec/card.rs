@@ -60,6 +60,9 @@ pub struct Card {
     /// Size of the file in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// Size as a page lists it, rounded, where the exact one is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_about: Option<u64>,
     /// False says openly that nobody could hash the file yet: it is then refused unless the user allows it.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub pinned: bool,

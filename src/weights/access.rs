@@ -38,7 +38,9 @@ pub enum Located {
 pub struct Missing {
     pub card: String,
     pub from: String,
+    /// In bytes; rounded where `exact` is false.
     pub bytes: Option<u64>,
+    pub exact: bool,
     pub licence: String,
     /// Whether a program can fetch it.
     pub fetchable: bool,
@@ -182,7 +184,15 @@ impl Access {
             Source::Embedded(e) => (format!("baselines/{}", e.file), false, "build mtv-bench with this file in place".into()),
             Source::Seeded(_) => ("a seed".into(), true, String::new()),
         };
-        Missing { card: card.name.clone(), from, bytes: card.bytes, licence: licence_line(card), fetchable, how }
+        Missing {
+            card: card.name.clone(),
+            from,
+            bytes: card.bytes.or(card.bytes_about),
+            exact: card.bytes.is_some(),
+            licence: licence_line(card),
+            fetchable,
+            how,
+        }
     }
 
     /// The places of the user's folder where a card's file may lie.
@@ -276,7 +286,7 @@ pub fn list(missing: &[Missing]) -> String {
     let mut text = format!("{} of the files needed {} not here:", missing.len(), if missing.len() == 1 { "is" } else { "are" });
     let mut licences: BTreeMap<&str, usize> = BTreeMap::new();
     for m in missing {
-        let size = m.bytes.map_or("size not known".to_string(), human);
+        let size = m.bytes.map_or("not known".to_string(), |b| format!("{}{}", if m.exact { "" } else { "about " }, human(b)));
         let _ = write!(
             text,
             "\n  {}\n    from     {}\n    size     {size}\n    licence  {}\n    get it   {}",
@@ -296,6 +306,15 @@ pub fn list(missing: &[Missing]) -> String {
         );
     }
     text
+}
+
+/// A card's size for people.
+pub fn size_line(card: &Card) -> String {
+    match (card.bytes, card.bytes_about) {
+        (Some(bytes), _) => human(bytes),
+        (None, Some(bytes)) => format!("~{}", human(bytes)),
+        _ => "?".into(),
+    }
 }
 
 /// A size for people: 132.7 MB.
