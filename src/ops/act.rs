@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join1, join3, pieces, sum_by, tensor};
+use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join1, join3, pieces, sum1, sum2, tensor};
 
 /// Elements that one task handles.
 const CHUNK: usize = 1 << 14;
@@ -15,8 +15,8 @@ pub(super) fn masked<T: Scalar>(res: &Tensor, g: &Tensor, slope: T) -> Result<Te
     pieces(&mut dx, CHUNK, |i, d| {
         let at = i * CHUNK..i * CHUNK + d.len();
         for ((d, r), g) in d.iter_mut().zip(&r[at.clone()]).zip(&gd[at]) {
-            let s = if *r > T::zero() { T::one() } else { slope };
-            *d = s * *g;
+            let low = slope * *g;
+            *d = if *r > T::zero() { *g } else { low };
         }
     });
     tensor(dx, res.shape())
@@ -139,14 +139,14 @@ fn fused<T: Scalar>(x: &Tensor, noise: Option<(&Tensor, &Tensor)>, bias: Option<
             // SAFETY: every task has its own plane.
             let d = unsafe { shared.part(i * plane, plane) };
             for ((d, r), g) in d.iter_mut().zip(&r[at.clone()]).zip(&gd[at]) {
-                let s = if *r > T::zero() { T::one() } else { slope };
-                *d = s * *g;
+                let low = slope * *g;
+                *d = if *r > T::zero() { *g } else { low };
             }
-            let db = if tb { sum_by(plane, |j| d[j]) } else { T::zero() };
+            let db = if tb { sum1(d, |d| d) } else { T::zero() };
             let ds = match zd {
                 Some(z) if ts => {
                     let z = &z[if one_map { 0 } else { i / c * plane }..][..plane];
-                    sum_by(plane, |j| d[j] * z[j])
+                    sum2(d, z, |d, z| d * z)
                 }
                 _ => T::zero(),
             };
@@ -184,7 +184,7 @@ fn log_softmax_of<T: Scalar>(x: &Tensor) -> Result<Tensor> {
         pieces(&mut out, m, |i, o| {
             let x = &xd[i * m..(i + 1) * m];
             let top = x.iter().copied().fold(T::neg_infinity(), num_traits::Float::max);
-            let lse = top + sum_by(m, |j| (x[j] - top).exp()).ln();
+            let lse = top + sum1(x, |x| (x - top).exp()).ln();
             o.iter_mut().zip(x).for_each(|(o, x)| *o = *x - lse);
         });
         out
@@ -195,7 +195,7 @@ fn log_softmax_of<T: Scalar>(x: &Tensor) -> Result<Tensor> {
         let mut dx = fresh(r.len());
         pieces(&mut dx, m, |i, d| {
             let (r, g) = (&r[i * m..(i + 1) * m], &gd[i * m..(i + 1) * m]);
-            let total = sum_by(m, |j| g[j]);
+            let total = sum1(g, |g| g);
             for ((d, r), g) in d.iter_mut().zip(r).zip(g) {
                 *d = *g - r.exp() * total;
             }

@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use super::act::{act_in_place, masked};
 use super::direct::{self, Epilogue, Plan};
-use super::node::{Scalar, by_dtype, data, fresh, gather, join1, join2, join3, sum_by, tensor};
+use super::node::{Scalar, by_dtype, data, fresh, gather, join1, join2, join3, sum1, tensor};
 use super::unfold::{self, Geometry};
 
 /// The direct kernel's plan for this convolution, where it serves it.
@@ -131,10 +131,7 @@ fn conv<T: Scalar>(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, g: Geometry, t
 /// Sum over images and places of g [n, c, plane]: the gradient of a bias.
 pub(super) fn bias_gradient<T: Scalar>(g: &[T], n: usize, c: usize) -> Vec<T> {
     let plane = g.len() / (n * c).max(1);
-    let planes = gather(n * c, g.len(), |i| {
-        let g = &g[i * plane..(i + 1) * plane];
-        sum_by(plane, |j| g[j])
-    });
+    let planes = gather(n * c, g.len(), |i| sum1(&g[i * plane..(i + 1) * plane], |g| g));
     let mut out = vec![T::zero(); c];
     for row in planes.chunks_exact(c) {
         out.iter_mut().zip(row).for_each(|(o, v)| *o += *v);

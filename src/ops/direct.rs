@@ -57,11 +57,18 @@ impl Plan {
 pub(super) fn pack(w: &[f32], co: usize, ci: usize, taps: usize, flipped: bool) -> Vec<f32> {
     let (rows, cols) = if flipped { (ci, co) } else { (co, ci) };
     let mut out = vec![0f32; rows.div_ceil(MR) * cols * taps * MR];
-    for r in 0..rows {
-        for c in 0..cols {
-            for t in 0..taps {
-                let v = if flipped { w[(c * ci + r) * taps + taps - 1 - t] } else { w[(r * ci + c) * taps + t] };
-                out[((r / MR * cols + c) * taps + t) * MR + r % MR] = v;
+    for (i, panel) in out.chunks_exact_mut(cols * taps * MR).enumerate() {
+        for r in 0..MR.min(rows - i * MR) {
+            let row = i * MR + r;
+            for (c, block) in panel.chunks_exact_mut(taps * MR).enumerate() {
+                let from = if flipped { (c * ci + row) * taps } else { (row * ci + c) * taps };
+                let from = &w[from..from + taps];
+                let to = block[r..].iter_mut().step_by(MR);
+                if flipped {
+                    to.zip(from.iter().rev()).for_each(|(t, f)| *t = *f);
+                } else {
+                    to.zip(from).for_each(|(t, f)| *t = *f);
+                }
             }
         }
     }
@@ -192,8 +199,8 @@ fn pad_rows(x: &[f32], planes: usize, h: usize, w: usize, pad: usize, y0: usize,
                 None => row.iter_mut().zip(x).for_each(|(r, x)| *r = *x),
                 Some((m, slope)) => {
                     for ((r, x), m) in row.iter_mut().zip(x).zip(&m[at..at + w]) {
-                        let s = if *m > 0.0 { 1.0 } else { slope };
-                        *r = s * *x;
+                        let low = slope * *x;
+                        *r = if *m > 0.0 { *x } else { low };
                     }
                 }
             }

@@ -149,21 +149,38 @@ impl<T> Shared<T> {
     }
 }
 
-/// Sum of f(i) over 0..n with sixteen partial sums: fast, and in an order that never changes.
+/// Sum of f(x[i], y[i]) with sixteen partial sums: fast, and in an order that never changes.
 #[inline(always)]
-pub(super) fn sum_by<T: Scalar>(n: usize, f: impl Fn(usize) -> T) -> T {
+pub(super) fn sum2<T: Scalar>(x: &[T], y: &[T], f: impl Fn(T, T) -> T) -> T {
     let mut acc = [T::default(); 16];
-    let whole = n / 16 * 16;
-    let mut i = 0;
-    while i < whole {
-        for (j, a) in acc.iter_mut().enumerate() {
-            *a += f(i + j);
+    let (xs, ys) = (x.chunks_exact(16), y.chunks_exact(16));
+    let rest = xs.remainder().iter().zip(ys.remainder());
+    for (x, y) in xs.zip(ys) {
+        for ((a, x), y) in acc.iter_mut().zip(x).zip(y) {
+            *a += f(*x, *y);
         }
-        i += 16;
     }
     let mut total = acc.into_iter().sum::<T>();
-    for i in whole..n {
-        total += f(i);
+    for (x, y) in rest {
+        total += f(*x, *y);
+    }
+    total
+}
+
+/// Sum of f(x[i]), as [`sum2`].
+#[inline(always)]
+pub(super) fn sum1<T: Scalar>(x: &[T], f: impl Fn(T) -> T) -> T {
+    let mut acc = [T::default(); 16];
+    let xs = x.chunks_exact(16);
+    let rest = xs.remainder();
+    for x in xs {
+        for (a, x) in acc.iter_mut().zip(x) {
+            *a += f(*x);
+        }
+    }
+    let mut total = acc.into_iter().sum::<T>();
+    for x in rest {
+        total += f(*x);
     }
     total
 }

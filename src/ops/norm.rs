@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join1, join2, pieces, pieces_work, sum_by, tensor};
+use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join1, join2, pieces, pieces_work, sum1, sum2, tensor};
 
 /// Mean and biased variance of every plane.
 fn moments<T: Scalar>(x: &[T], plane: usize) -> Vec<(T, T)> {
     let n = T::of(plane as f64);
     gather(x.len() / plane.max(1), x.len(), |i| {
         let x = &x[i * plane..(i + 1) * plane];
-        let mean = sum_by(plane, |j| x[j]) / n;
-        (mean, sum_by(plane, |j| (x[j] - mean) * (x[j] - mean)) / n)
+        let mean = sum1(x, |x| x) / n;
+        (mean, sum1(x, |x| (x - mean) * (x - mean)) / n)
     })
 }
 
@@ -52,8 +52,8 @@ fn normalise_back<T: Scalar>(
         let (x, g) = (&x[i * plane..(i + 1) * plane], &g[i * plane..(i + 1) * plane]);
         let (mean, var) = moments[i];
         let r = T::one() / (var + eps).sqrt();
-        let sum_g = sum_by(plane, |j| g[j]);
-        let sum_gx = sum_by(plane, |j| g[j] * (x[j] - mean)) * r;
+        let sum_g = sum1(g, |g| g);
+        let sum_gx = sum2(x, g, |x, g| g * (x - mean)) * r;
         if want.0 {
             let k = r * style.map_or(T::one(), |s| s[i / c * 2 * c + i % c] + T::one());
             let (a, b) = (sum_g / n, sum_gx / n * r);
@@ -185,15 +185,15 @@ fn vectors(x: &Tensor) -> Result<(usize, usize)> {
     }
 }
 
-/// For every place s: sum over channels of f(c, s), as a row of `s` values.
-fn over_channels<T: Scalar>(c: usize, s: usize, f: impl Fn(usize) -> T) -> Vec<T> {
-    let mut sum = vec![T::zero(); s];
+/// For every place: the sum over channels of x * y, both [c, s].
+#[inline(always)]
+fn over_channels<T: Scalar>(s: usize, x: &[T], y: &[T]) -> Vec<T> {
     if s == 1 {
-        sum[0] = sum_by(c, f);
-        return sum;
+        return vec![sum2(x, y, |x, y| x * y)];
     }
-    for i in 0..c {
-        sum.iter_mut().enumerate().for_each(|(j, v)| *v += f(i * s + j));
+    let mut sum = vec![T::zero(); s];
+    for (x, y) in x.chunks_exact(s).zip(y.chunks_exact(s)) {
+        sum.iter_mut().zip(x).zip(y).for_each(|((v, x), y)| *v += *x * *y);
     }
     sum
 }
@@ -213,7 +213,7 @@ fn by_length<T: Scalar>(
         let mut out = fresh(xd.len());
         pieces(&mut out, c * s, |b, o| {
             let x = &xd[b * c * s..(b + 1) * c * s];
-            let mut f = over_channels(c, s, |i| x[i] * x[i]);
+            let mut f = over_channels(s, x, x);
             f.iter_mut().for_each(|v| *v = factor(*v));
             for (o, x) in o.chunks_exact_mut(s).zip(x.chunks_exact(s)) {
                 o.iter_mut().zip(x).zip(&f).for_each(|((o, x), f)| *o = *x * *f);
@@ -230,15 +230,15 @@ fn by_length<T: Scalar>(
         pieces_work(&mut dx, c * s, work, |b, d| {
             let at = b * c * s..(b + 1) * c * s;
             let (x, g) = (&x[at.clone()], &g[at]);
-            let mut f = over_channels(c, s, |i| x[i] * x[i]);
-            let mut k = over_channels(c, s, |i| g[i] * x[i]);
+            let mut f = over_channels(s, x, x);
+            let mut k = over_channels(s, g, x);
             for (f, k) in f.iter_mut().zip(&mut k) {
                 let (a, b) = slope(*f);
                 (*f, *k) = (a, *k * b);
             }
             for ((d, x), g) in d.chunks_exact_mut(s).zip(x.chunks_exact(s)).zip(g.chunks_exact(s)) {
-                for j in 0..s {
-                    d[j] = g[j] * f[j] + x[j] * k[j];
+                for ((((d, x), g), f), k) in d.iter_mut().zip(x).zip(g).zip(&f).zip(&k) {
+                    *d = *g * *f + *x * *k;
                 }
             }
         });
