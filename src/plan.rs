@@ -302,6 +302,7 @@ fn evaluation(resolved: &Resolved, method: Method) -> EvaluateSpec {
     EvaluateSpec {
         networks: resolved.networks.clone(),
         method,
+        seed: resolved.evaluation_seed,
         metrics: resolved.metrics.clone(),
         figure_images: resolved.report.figure_images,
         batch: resolved.evaluation_batch,

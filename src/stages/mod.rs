@@ -21,6 +21,8 @@
 
 pub mod evaluate;
 pub mod fetch;
+pub mod inversion;
+pub mod open;
 pub mod progress;
 pub mod render;
 pub mod sample;
@@ -131,6 +133,8 @@ pub struct CurveSpec {
 pub struct EvaluateSpec {
     pub networks: Networks,
     pub method: Method,
+    /// Seed of the evaluation images: their noise enters the reconstruction too.
+    pub seed: u64,
     /// Full protocol names, for example "psnr@64".
     pub metrics: Vec<String>,
     /// How many images of each set keep their reconstruction for the figure: the first ones.

@@ -1,8 +1,95 @@
-//! Draws the evaluation images.
+//! The stage "sample": the evaluation images, drawn once and the same for every arm and seed.
+//!
+//! Synthesized images are G(w), w from held-out z, truncated as the recipe's paper says (psi on the first half of the rows), with
+//! noise fixed by image id. Both sets are kept as 8-bit pictures: those, and nothing finer, are what every method gets to see.
 
-use super::{StageContext, SampleSpec};
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{ImageSet, SampleSpec, StageContext, open};
+use crate::generators::{Generator, Synthesis, draw_noise};
+use crate::images::Rgb8;
+use crate::random::Stream;
+use crate::record::ImageInfo;
 use crate::{Error, Result};
 
-pub fn run(_spec: &SampleSpec, _context: &mut StageContext) -> Result<()> {
-    Err(Error::internal("this stage is not written yet"))
+/// Images per forward pass of the generator; the result does not depend on it.
+const BATCH: usize = 16;
+
+/// Truncation of the evaluation images: w of the first half of the rows is pulled to the mean w by this factor (Section V; released
+/// code), whatever an arm trains with.
+const PSI: f64 = 0.7;
+
+pub fn run(spec: &SampleSpec, context: &mut StageContext) -> Result<()> {
+    let generator = open::generator(&spec.networks.generator, context.device)?;
+    let total = spec.sets.iter().map(|s| s.images as u64).sum();
+    let bar = context.progress.bar(total, "evaluation images");
+    let (mut infos, mut pixels) = (Vec::new(), BTreeMap::new());
+    for set in &spec.sets {
+        for Drawn { info, image } in draw(set, spec.seed, generator.as_ref(), context.device)? {
+            pixels.insert(format!("{}/{}", info.set, info.id), to_tensor(&image)?);
+            infos.push(info);
+        }
+        bar.advance(set.images as u64, &set.set);
+    }
+    bar.finish();
+    context.work.put_json("images.json", &infos)?;
+    context.work.put_tensors("images.safetensors", &pixels)
+}
+
+/// An evaluation image.
+pub struct Drawn {
+    pub info: ImageInfo,
+    pub image: Rgb8,
+}
+
+/// The images of a set, in the order of their ids.
+pub fn draw(set: &ImageSet, seed: u64, generator: &dyn Generator, device: &Device) -> Result<Vec<Drawn>> {
+    let named = |id: String, image: Rgb8, unseen: Vec<String>| {
+        let info = ImageInfo { set: set.set.clone(), id, sha256: image.sha256(), unseen };
+        Drawn { info, image }
+    };
+    if let Some(source) = &set.source {
+        let pictures = open::real_pictures(source, set.images, generator.layout().resolution)?;
+        return Ok(pictures.into_iter().map(|p| named(p.id, p.image, p.unseen)).collect());
+    }
+    let mut out = Vec::with_capacity(set.images);
+    let ids: Vec<u64> = (0..set.images as u64).collect();
+    for ids in ids.chunks(BATCH) {
+        let images = Rgb8::from_batch(&synthesized(generator, seed, ids, device)?)?;
+        out.extend(ids.iter().zip(images).map(|(id, image)| named(format!("synth{id:05}"), image, Vec::new())));
+    }
+    Ok(out)
+}
+
+/// The number in an image's id; it chooses the noise of generator and encoder at evaluation.
+pub fn number(id: &str) -> Result<u64> {
+    let digits = id.trim_start_matches(|c: char| !c.is_ascii_digit());
+    digits.parse().map_err(|_| Error::internal(format!("the image id \"{id}\" ends in no number")))
+}
+
+/// The generator's noise at evaluation, fixed by set and image number: target and reconstruction share it.
+pub fn evaluation_noise(generator: &dyn Generator, set: &str, seed: u64, ids: &[u64], device: &Device) -> Result<Vec<Tensor>> {
+    Ok(draw_noise(&generator.layout().noise, &Stream::new(seed, &format!("evaluate/{set}/noise of G")), ids, device)?)
+}
+
+/// Held-out images [n, 3, r, r] of the generator, nominally in [-1, 1].
+pub fn synthesized(generator: &dyn Generator, seed: u64, ids: &[u64], device: &Device) -> Result<Tensor> {
+    let layout = generator.layout();
+    let z = Stream::new(seed, "evaluate/z").normal_rows(ids, &[layout.z_dim], device)?;
+    let latent = generator.truncate(&generator.map(&z, None)?, PSI, layout.rows / 2, None)?;
+    let noise = evaluation_noise(generator, "synthesized", seed, ids, device)?;
+    Ok(generator.synthesize(&latent, &Synthesis { noise: Some(&noise), ..Default::default() })?)
+}
+
+/// A picture as a u8 tensor [height, width, 3].
+pub fn to_tensor(image: &Rgb8) -> Result<Tensor> {
+    Ok(Tensor::from_slice(image.data(), (image.height(), image.width(), 3), &Device::Cpu)?)
+}
+
+/// The picture of [`to_tensor`].
+pub fn from_tensor(tensor: &Tensor) -> Result<Rgb8> {
+    let (height, width, _) = tensor.dims3()?;
+    Rgb8::new(width, height, tensor.to_dtype(DType::U8)?.flatten_all()?.to_vec1()?)
 }

@@ -1,8 +1,233 @@
-//! Algorithm 1.
+//! The stage "train": Algorithm 1 of the paper, one encoder for one arm and seed.
+//!
+//! Everything random is drawn by name and image number, so neither the batch split of a resumed run nor the number of threads
+//! changes a bit: all arms of a seed see the same z, and the same noise where they have it.
 
-use super::{StageContext, TrainSpec};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::inversion::Inversion;
+use super::sample::Drawn;
+use super::{CurveRow, StageContext, TrainSpec, evaluate, open, sample};
+use crate::generators::{Generator, Synthesis, draw_noise};
+use crate::inverters::mtv::Latents;
+use crate::metrics::Metric;
+use crate::objective::{self, Batch, NoisePolicy, Objective, Perceptual, Recipe, Which};
+use crate::optim::Optimizer;
+use crate::params::Params;
+use crate::random::Stream;
+use crate::zoo::checkpoint::{part, prefixed};
 use crate::{Error, Result};
 
-pub fn run(_spec: &TrainSpec, _context: &mut StageContext) -> Result<()> {
-    Err(Error::internal("this stage is not written yet"))
+/// What a checkpoint holds beside tensors.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    curve: Vec<CurveRow>,
+}
+
+pub fn run(spec: &TrainSpec, context: &mut StageContext) -> Result<()> {
+    let (recipe, device) = (&spec.recipe, context.device);
+    let generator = open::generator(&spec.networks.generator, device)?;
+    let generator = generator.as_ref();
+    let mut checkpoint = context.checkpoint();
+    let saved = checkpoint.load(device)?;
+    let params = match &saved {
+        Some(saved) => Params::trainable(part(&saved.tensors, "encoder/"), DType::F32, device, "the checkpoint"),
+        None => Params::fresh(spec.seed, DType::F32, device),
+    };
+    let inversion = Inversion::new(generator, recipe, &params)?;
+    let loss = open_objective(spec, generator, device)?;
+    let mut optimizer = Optimizer::new(recipe.rule(), params.vars());
+    let mut curve = Curve::new(spec, generator, device)?;
+    let mut first = 0;
+    if let Some(saved) = saved {
+        optimizer.load_state(part(&saved.tensors, "optimizer/"))?;
+        curve.rows = serde_json::from_value::<Saved>(saved.state).map_err(|e| Error::corrupt(format!("the checkpoint's state: {e}")))?.curve;
+        first = saved.step;
+    }
+    let streams = Streams::new(spec.seed);
+    let bar = context.progress.bar(spec.steps, &format!("train {}, seed {}", recipe.latents.types.name(), spec.seed));
+    bar.resume(first);
+    for step in first..spec.steps {
+        curve.point(step, &inversion)?;
+        // Lines 3 to 5: a batch of samples x = G(w), without gradient.
+        let items = batch_items(recipe, step, spec.batch);
+        let sampled = streams.sample(&inversion, &items, device)?;
+        // Lines 6 to 11: E(x), x' = G(E(x)), the losses of images and latents.
+        let pass = objective::forward(&loss, &inversion.encoder, generator, &sampled.batch(), Which::Live)?;
+        let losses = pass.losses.checked(step)?;
+        bar.advance(1, &summary(&losses));
+        // Line 12: one step of the optimizer on their gradient (several in the released code).
+        objective::steps(&loss, &pass.losses, &mut optimizer, recipe.optimizer.lr * decay(spec, step))?;
+        if checkpoint.due() {
+            check_finite(&optimizer, step)?;
+            let mut tensors: BTreeMap<String, Tensor> = prefixed("encoder/", params.snapshot()?).collect();
+            tensors.extend(prefixed("optimizer/", optimizer.state()?));
+            checkpoint.save(step + 1, &tensors, &Saved { curve: curve.rows.clone() })?;
+        }
+    }
+    check_finite(&optimizer, spec.steps)?;
+    curve.point(spec.steps, &inversion)?;
+    bar.finish();
+    context.work.put_json("curves.json", &curve.rows)?;
+    context.work.put_tensors("encoder.safetensors", &params.snapshot()?)
+}
+
+fn open_objective(spec: &TrainSpec, generator: &dyn Generator, device: &Device) -> Result<Objective> {
+    let side = generator.layout().resolution;
+    let like = Tensor::zeros((1, 3, side, side), DType::F32, device)?;
+    let (vgg, lpips) = match spec.recipe.terms.perceptual {
+        Perceptual::FeatureMse => (open::vgg16(&spec.networks.features, device)?, None),
+        Perceptual::Lpips => {
+            let (vgg, lpips) = open::lpips(&spec.networks.features, device)?;
+            (vgg, Some(Arc::new(lpips)))
+        }
+    };
+    Ok(Objective::new(&spec.recipe, Some(Arc::new(vgg)), lpips, &like)?)
+}
+
+/// The numbers of the images of this iteration: always new ones, or the same batches again after `distinct_batches`.
+fn batch_items(recipe: &Recipe, step: u64, batch: usize) -> Vec<u64> {
+    let distinct = recipe.sampling.distinct_batches;
+    let step = if distinct == 0 { step } else { step % distinct };
+    (0..batch as u64).map(|i| step * batch as u64 + i).collect()
+}
+
+/// The factor of the learning rate: 1, then linearly to 0 over the last `decay` of the steps.
+fn decay(spec: &TrainSpec, step: u64) -> f64 {
+    let left = (spec.steps - step) as f64 / spec.steps as f64;
+    if spec.decay > 0.0 { (left / spec.decay).min(1.0) } else { 1.0 }
+}
+
+/// The named sources of everything random in a training.
+struct Streams {
+    z: Stream,
+    noise_x: Stream,
+    noise_x_prime: Stream,
+    noise_e1: Stream,
+    noise_e2: Stream,
+}
+
+/// What an iteration starts from.
+struct Sampled {
+    x: Tensor,
+    target: Latents,
+    noise_g2: Vec<Tensor>,
+    noise_e1: Vec<Tensor>,
+    noise_e2: Vec<Tensor>,
+}
+
+impl Sampled {
+    fn batch(&self) -> Batch<'_> {
+        Batch {
+            x: &self.x,
+            target: &self.target,
+            classes: None,
+            condition: None,
+            noise_e1: &self.noise_e1,
+            noise_g2: Some(&self.noise_g2),
+            noise_e2: &self.noise_e2,
+        }
+    }
+}
+
+impl Streams {
+    fn new(seed: u64) -> Self {
+        let stream = |name: &str| Stream::new(seed, &format!("train/{name}"));
+        Streams {
+            z: stream("z"),
+            noise_x: stream("noise of G for x"),
+            noise_x_prime: stream("noise of G for x'"),
+            noise_e1: stream("noise of E for x"),
+            noise_e2: stream("noise of E for x'"),
+        }
+    }
+
+    fn sample(&self, inversion: &Inversion, items: &[u64], device: &Device) -> Result<Sampled> {
+        let (generator, recipe) = (inversion.generator, &inversion.recipe);
+        let layout = generator.layout();
+        let z = self.z.normal_rows(items, &[layout.z_dim], device)?;
+        let w = generator.truncate(&generator.map(&z, None)?, recipe.sampling.psi, layout.rows / 2, None)?;
+        // The maps of item 0 for every image, where they are fixed.
+        let fixed = vec![0; items.len()];
+        let (ids, g2, e2) = match recipe.sampling.noise {
+            NoisePolicy::Fresh => (items, &self.noise_x_prime, &self.noise_e2),
+            NoisePolicy::Shared => (items, &self.noise_x, &self.noise_e1),
+            NoisePolicy::Fixed => (&fixed[..], &self.noise_x, &self.noise_e1),
+        };
+        let noise_x = draw_noise(&layout.noise, &self.noise_x, ids, device)?;
+        let noise_g2 = match recipe.sampling.noise {
+            NoisePolicy::Fresh => draw_noise(&layout.noise, g2, ids, device)?,
+            NoisePolicy::Shared | NoisePolicy::Fixed => noise_x.clone(),
+        };
+        let x = generator.synthesize(&w, &Synthesis { noise: Some(&noise_x), ..Default::default() })?.detach();
+        let n = items.len();
+        let repeat = |c: &Tensor| c.broadcast_as((n, c.dim(1)?, c.dim(2)?, c.dim(3)?))?.contiguous();
+        let constant = generator.constant().map(repeat).transpose()?;
+        Ok(Sampled {
+            x,
+            target: Latents { w: Some(w), z: Some(z), c: None, constant },
+            noise_g2,
+            noise_e1: inversion.encoder_noise(&self.noise_e1, ids)?,
+            noise_e2: inversion.encoder_noise(e2, ids)?,
+        })
+    }
+}
+
+/// The three largest parts of an image loss, for the progress line.
+fn summary(losses: &[(&str, f64)]) -> String {
+    let shown = losses.iter().filter(|(name, _)| name.starts_with("x/")).map(|(name, v)| format!("{} {v:.3}", &name[2..]));
+    shown.collect::<Vec<_>>().join(" ")
+}
+
+fn check_finite(optimizer: &Optimizer, step: u64) -> Result<()> {
+    for param in optimizer.params() {
+        let sum = param.var.as_tensor().sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        if !sum.is_finite() {
+            return Err(Error::new(
+                crate::error::Kind::Diverged,
+                format!("the parameter \"{}\" is no longer finite after step {step}: training stopped", param.name),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The convergence curve: mean scores on a few held-out images of each set, the same for every arm.
+struct Curve<'a> {
+    spec: &'a TrainSpec,
+    metrics: Vec<Metric>,
+    sets: Vec<Vec<Drawn>>,
+    rows: Vec<CurveRow>,
+}
+
+impl<'a> Curve<'a> {
+    fn new(spec: &'a TrainSpec, generator: &dyn Generator, device: &Device) -> Result<Self> {
+        let metrics = evaluate::open_metrics(&spec.curve.metrics, &spec.networks, device)?;
+        let sets = spec.curve.sample.sets.iter().map(|set| sample::draw(set, spec.curve.sample.seed, generator, device));
+        Ok(Curve { spec, metrics, sets: sets.collect::<Result<_>>()?, rows: Vec::new() })
+    }
+
+    /// Measures if a point is due before `step` (or at the end) and not there yet.
+    fn point(&mut self, step: u64, inversion: &Inversion) -> Result<()> {
+        let images = step * self.spec.batch as u64;
+        let due = step.is_multiple_of(self.spec.curve.every.max(1)) || step == self.spec.steps;
+        if !due || self.rows.iter().any(|r| r.images == images) {
+            return Ok(());
+        }
+        let seed = self.spec.curve.sample.seed;
+        for drawn in self.sets.iter().filter(|set| !set.is_empty()) {
+            let (infos, targets): (Vec<_>, Vec<_>) = drawn.iter().map(|d| (&d.info, d.image.clone())).unzip();
+            let reconstructions = inversion.reconstruct_images(&infos, &targets, seed)?;
+            let scores = evaluate::score_all(&self.metrics, &targets, &reconstructions)?;
+            for (i, metric) in self.metrics.iter().enumerate() {
+                let value = scores.iter().map(|s| s[i]).sum::<f64>() / scores.len() as f64;
+                self.rows.push(CurveRow { set: infos[0].set.clone(), images, metric: metric.name(), value });
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,0 +1,167 @@
+//! Networks and evaluation images by the name of their card.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::generators::{self, Generator, Target, stylegan1};
+use crate::images::Rgb8;
+use crate::params::Params;
+use crate::perceptual::lpips::Lpips;
+use crate::perceptual::vgg16::{self, Vgg16};
+use crate::random::Stream;
+use crate::record::store::sha256_hex;
+use crate::spec::card::{Card, Source};
+use crate::spec::files;
+use crate::weights::{Checkpoint, Options, read_bytes};
+use crate::zoo::faces;
+use crate::{Error, Result};
+
+/// How many z the mean w is taken over where a checkpoint does not carry it.
+const CENTRE_SAMPLES: u64 = 4096;
+
+/// The frozen generator of a card.
+///
+/// Errors: the file is missing, not what the card says, or no generator.
+pub fn generator(name: &str, device: &Device) -> Result<Box<dyn Generator>> {
+    let card = Card::load(name)?;
+    let network = card.network()?;
+    let target = Target::new(DType::F32, device, &format!("baselines/{name}"));
+    let Source::Seeded(seeded) = &card.source else {
+        return generators::open(tensors(&card)?, &target);
+    };
+    // Initial weights: for tests of the machinery and for costs, never for a result.
+    let missing = || Error::usage(format!("baselines/{name}.toml: a seeded stylegan1 needs resolution, latent, fmaps_base and fmaps_max"));
+    let (Some(resolution), Some(latent), Some(fmaps_base), Some(fmaps_max), "stylegan1") =
+        (card.resolution, network.latent, network.fmaps_base, network.fmaps_max, network.family.as_str())
+    else {
+        return Err(missing());
+    };
+    let config = stylegan1::Config {
+        resolution,
+        z_dim: latent,
+        w_dim: latent,
+        fmaps_base,
+        fmaps_max,
+        mapping_layers: network.mapping_layers.unwrap_or(8),
+        mapping_fmaps: latent,
+        ..stylegan1::Config::paper(resolution)
+    };
+    let fresh = Params::fresh(seeded.seed, DType::F32, device);
+    stylegan1::StyleGan1::new(&config, &fresh)?;
+    let frozen = Params::frozen(fresh.snapshot()?, DType::F32, device, &target.origin);
+    let net = stylegan1::StyleGan1::new(&config, &frozen)?;
+    let centre = mean_w(&net, device)?;
+    Ok(Box::new(net.with_centre(centre)))
+}
+
+/// The mean of w over [`CENTRE_SAMPLES`] z: [1, w_dim].
+fn mean_w(net: &stylegan1::StyleGan1, device: &Device) -> Result<Tensor> {
+    let ids: Vec<u64> = (0..CENTRE_SAMPLES).collect();
+    let z = Stream::new(0, "centre").normal_rows(&ids, &[net.layout().z_dim], device)?;
+    Ok(net.w(&z)?.mean_keepdim(0)?)
+}
+
+/// The frozen VGG16 of a card, of any width.
+///
+/// Errors: as [`generator`].
+pub fn vgg16(name: &str, device: &Device) -> Result<Vgg16> {
+    let card = Card::load(name)?;
+    let origin = format!("baselines/{name}");
+    if let Source::Seeded(seeded) = &card.source {
+        let network = card.network()?;
+        let widths: [usize; 5] = network.widths.as_slice().try_into().map_err(|_| {
+            Error::usage(format!("baselines/{name}.toml: a seeded vgg16 needs five widths"))
+        })?;
+        let config = vgg16::Config::vgg16(widths, 1, &[network.classes.unwrap_or(2)]);
+        let fresh = Params::fresh(seeded.seed, DType::F32, device);
+        Vgg16::new(&config, &fresh)?;
+        let frozen = Params::frozen(fresh.snapshot()?, DType::F32, device, &origin);
+        return Ok(Vgg16::new(&config, &frozen)?);
+    }
+    let params = Params::frozen(tensors(&card)?, DType::F32, device, &origin);
+    let build = || -> candle_core::Result<Vgg16> {
+        let net = Vgg16::new(&vgg16::Config::read(&params)?, &params)?;
+        params.finish()?;
+        Ok(net)
+    };
+    build().map_err(|e| Error::corrupt(Error::from(e).message))
+}
+
+/// The verified tensors of a card's file.
+///
+/// Errors: the file is not on this machine (kind `Missing`), or its bytes are not those of the card (kind `Corrupt`).
+pub fn tensors(card: &Card) -> Result<BTreeMap<String, Tensor>> {
+    let Checkpoint { tensors, .. } = match &card.source {
+        Source::Embedded(embedded) => {
+            let path = format!("baselines/{}", embedded.file);
+            let Some(bytes) = files::read(&path)? else {
+                return Err(Error::missing(format!("{path}: the card {} names this file, but it is not there", card.name)));
+            };
+            verify(card, &path, &bytes)?;
+            let checkpoint = read_bytes(&bytes, Options::default()).map_err(|e| e.at(&path))?;
+            checkpoint.require_finite().map_err(|e| e.at(&path))?;
+            checkpoint
+        }
+        _ => {
+            return Err(Error::missing(format!(
+                "the weights \"{}\" are not on this machine: `mtv-bench weights fetch {}` gets them",
+                card.name, card.name
+            )));
+        }
+    };
+    Ok(tensors)
+}
+
+fn verify(card: &Card, path: &str, bytes: &[u8]) -> Result<()> {
+    let found = sha256_hex(bytes);
+    match &card.sha256 {
+        Some(wanted) if *wanted != found => Err(Error::corrupt(format!(
+            "{path}: its SHA-256 is {found}, the card {} says {wanted}: the file is damaged or another one; restore it or correct the card",
+            card.name
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A held-out picture with what it wears that no generator has seen.
+pub struct RealPicture {
+    pub id: String,
+    pub image: Rgb8,
+    pub unseen: Vec<String>,
+}
+
+/// The first `count` held-out pictures of a data set card, at `side` pixels.
+///
+/// Errors: the card is no data set that this program can draw or read.
+pub fn real_pictures(name: &str, count: usize, side: usize) -> Result<Vec<RealPicture>> {
+    let card = Card::load(name)?;
+    let Source::Seeded(seeded) = &card.source else {
+        return Err(Error::missing(format!("the data set \"{name}\" is not on this machine: `mtv-bench weights info {name}` says how to get it")));
+    };
+    let source = faces::Source::new(seeded.seed);
+    (0..count as u64)
+        .map(|index| {
+            let picture = source.draw(faces::Split::HeldOut, index);
+            let image = Rgb8::new(faces::SIZE, faces::SIZE, picture.rgb)?;
+            let image = if side == faces::SIZE { image } else { crate::images::resize(&image, side, side, crate::images::Filter::Box) };
+            let unseen = picture.unseen.iter().map(|a| format!("{a:?}")).collect();
+            Ok(RealPicture { id: format!("real{index:05}"), image, unseen })
+        })
+        .collect()
+}
+
+/// The VGG16 and the heads of an LPIPS card. A narrow network of the mini zoo has no learned heads: uniform ones.
+///
+/// Errors: as [`generator`].
+pub fn lpips(name: &str, device: &Device) -> Result<(Vgg16, Lpips)> {
+    let card = Card::load(name)?;
+    if matches!(card.network()?.family.as_str(), "vgg16") {
+        return Ok((vgg16(name, device)?, Lpips::uniform()));
+    }
+    // "lpips_vgg16": the heads, on top of the ImageNet network.
+    let vgg = vgg16("vgg16", device)?;
+    let params = Params::frozen(tensors(&card)?, DType::F32, device, &format!("baselines/{name}"));
+    let heads = Lpips::new(&vgg, &params).map_err(|e| Error::corrupt(Error::from(e).message))?;
+    Ok((vgg, heads))
+}
