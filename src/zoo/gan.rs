@@ -1,0 +1,449 @@
+//! Adversarial training of a mini generator with progressive growth (Karras et al., ICLR 2018), the non-saturating loss
+//! (Goodfellow et al., NeurIPS 2014) and lazy R1 (Mescheder et al., ICML 2018; Karras et al., CVPR 2020).
+//!
+//! One pass of D over the generated images serves both losses: D's loss is sent back to the images with the seed
+//! `max(sigmoid(D), FLOOR) / n` per image, and the image gradient is rescaled per image into that of G's loss. Without the floor
+//! the gradients vanish once D is sure, and the training dies.
+//!
+//! Everything random is a function of (seed, stream, image number), so a training that was killed and resumed equals one that was
+//! not.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Tensor, Var, bail};
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint;
+use super::discriminator::{self, Discriminator, Dual, Penalty};
+use super::pool::Pool;
+use super::sheet;
+use crate::error::Kind;
+use crate::generators::{Generator, NoiseSite, Stage, Synthesis, draw_noise};
+use crate::optim::{Optimizer, Rule};
+use crate::params::Params;
+use crate::random::Stream;
+use crate::{Error, Result};
+
+/// The least seed of D's gradient at a generated image, see above.
+const FLOOR: f64 = 2e-3;
+/// R1 is computed every so many steps, with as many times the weight.
+const R1_EVERY: u64 = 8;
+const EMA: f64 = 0.998;
+const STATE: &str = "state.safetensors";
+
+/// What is trained and how; written into every checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    pub seed: u64,
+    pub batch: usize,
+    /// Learning rate of both networks.
+    pub lr: f64,
+    /// Images shown at 8, 16, 32 ... px.
+    pub stages: Vec<u64>,
+    /// Images during which a new resolution fades in, at most 40 % of its stage.
+    pub fade: u64,
+    /// The last part of the training, during which the learning rate falls to 5 %.
+    pub decay: f64,
+    /// Number of different training pictures.
+    pub pool: usize,
+}
+
+/// Where in the schedule a step is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Point {
+    stage: Stage,
+    lr: f64,
+    gamma: f64,
+}
+
+impl Recipe {
+    pub fn total(&self) -> u64 {
+        self.stages.iter().sum()
+    }
+
+    /// The same training with every stage scaled.
+    pub fn scaled(&self, by: f64) -> Self {
+        let scale = |&n: &u64| ((n as f64 * by) as u64).max(self.batch as u64);
+        Recipe { stages: self.stages.iter().map(scale).collect(), fade: (self.fade as f64 * by.max(0.5)) as u64, ..self.clone() }
+    }
+
+    fn at(&self, shown: u64) -> Point {
+        let mut first = 0;
+        let mut place = 0;
+        while place + 1 < self.stages.len() && shown >= first + self.stages[place] {
+            first += self.stages[place];
+            place += 1;
+        }
+        let fade = self.fade.min(self.stages[place] * 2 / 5);
+        let blend = match place {
+            0 => 1.0,
+            _ => ((shown - first + self.batch as u64) as f64 / fade.max(1) as f64).min(1.0),
+        };
+        let stage = Stage { last: place + 1, blend };
+        let left = 1.0 - shown as f64 / self.total() as f64;
+        let resolution = 4 << stage.last;
+        Point {
+            stage,
+            lr: self.lr * if self.decay > 0.0 { (left / self.decay).clamp(0.05, 1.0) } else { 1.0 },
+            // A strong penalty while growing, in proportion to the size; a weak one at 64 px gave sharper eyes.
+            gamma: if resolution >= 64 { 1.0 } else { 3.0 * resolution as f64 / 64.0 },
+        }
+    }
+}
+
+/// Builds the generator from its parameters.
+pub type Build = fn(&Params) -> candle_core::Result<Box<dyn Generator>>;
+
+struct Streams {
+    z: Stream,
+    noise: Stream,
+    real: Stream,
+    r1: Stream,
+}
+
+/// Mean scores of one step.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Losses {
+    pub real: f64,
+    pub fake: f64,
+    /// Mean squared gradient of D at real images, on the steps that have R1.
+    pub r1: Option<f64>,
+}
+
+/// A training in progress.
+pub struct Trainer {
+    recipe: Recipe,
+    generator: Box<dyn Generator>,
+    generator_params: Params,
+    average: Box<dyn Generator>,
+    average_params: Params,
+    critic: Discriminator,
+    frozen_critic: Discriminator,
+    critic_params: Params,
+    generator_steps: Optimizer,
+    critic_steps: Optimizer,
+    pool: Pool,
+    streams: Streams,
+    device: Device,
+    /// Steps taken, images shown, steps since the last growth, seconds spent.
+    step: u64,
+    shown: u64,
+    since_growth: u64,
+    last: usize,
+    seconds: f64,
+}
+
+/// What a checkpoint says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Progress {
+    pub recipe: Recipe,
+    pub step: u64,
+    pub shown: u64,
+    since_growth: u64,
+    last: usize,
+    pub seconds: f64,
+}
+
+impl Trainer {
+    /// A training at its beginning.
+    pub fn new(recipe: Recipe, build: Build, pool: Pool, device: &Device) -> Result<Self> {
+        Self::build(recipe, build, pool, device, None)
+    }
+
+    /// A training where `folder` left it; `stages` replaces the schedule.
+    ///
+    /// Errors: no state there, or one of another network.
+    pub fn resume(folder: &Path, stages: Option<Vec<u64>>, build: Build, pool: impl FnOnce(&Recipe) -> Pool, device: &Device) -> Result<Self> {
+        let path = folder.join(STATE);
+        let (tensors, about) = checkpoint::load(&path, device)?;
+        let mut progress: Progress =
+            serde_json::from_value(about).map_err(|e| Error::corrupt(format!("{}: no state of a training: {e}", path.display())))?;
+        if let Some(stages) = stages {
+            progress.recipe.stages = stages;
+        }
+        let pool = pool(&progress.recipe);
+        Self::build(progress.recipe.clone(), build, pool, device, Some((tensors, progress, path)))
+    }
+
+    /// Whether `folder` holds the state of a training.
+    pub fn has_state(folder: &Path) -> bool {
+        folder.join(STATE).is_file()
+    }
+
+    fn build(
+        recipe: Recipe,
+        build: Build,
+        pool: Pool,
+        device: &Device,
+        saved: Option<(BTreeMap<String, Tensor>, Progress, PathBuf)>,
+    ) -> Result<Self> {
+        if recipe.batch == 0 || recipe.stages.is_empty() || pool.is_empty() {
+            return Err(Error::usage("a training needs images, stages and a batch size above 0"));
+        }
+        let dtype = candle_core::DType::F32;
+        let params = |part: &str, seed: u64| match &saved {
+            None => Params::fresh(seed, dtype, device),
+            Some((tensors, _, path)) => Params::trainable(checkpoint::part(tensors, part), dtype, device, &path.display().to_string()),
+        };
+        let generator_params = params("generator/", recipe.seed);
+        let generator = build(&generator_params)?;
+        let layout = generator.layout().clone();
+        if recipe.stages.len() + 1 != layout.channels.len() {
+            let (have, need) = (recipe.stages.len(), layout.channels.len() - 1);
+            return Err(Error::usage(format!("{have} stages given; growth from 8 to {} px has {need}", layout.resolution)));
+        }
+        // The average starts as the generator itself: initial values depend on seed and name only.
+        let average_params = params("average/", recipe.seed);
+        let average = build(&average_params)?;
+        let critic_params = params("critic/", recipe.seed.wrapping_add(1));
+        let group = [8, 4, 2, 1].into_iter().find(|g| recipe.batch % g == 0).unwrap_or(1);
+        let critic = Discriminator::new(&discriminator::Config { channels: layout.channels.clone(), group }, &critic_params)?;
+        for params in [&generator_params, &average_params, &critic_params] {
+            params.finish()?;
+        }
+        let rule = Rule::PAPER;
+        let mut trainer = Trainer {
+            generator_steps: Optimizer::new(rule, generator_params.vars()),
+            critic_steps: Optimizer::new(rule, critic_params.vars()),
+            frozen_critic: critic.detached(),
+            critic,
+            generator,
+            generator_params,
+            average,
+            average_params,
+            critic_params,
+            pool,
+            streams: Streams {
+                z: Stream::new(recipe.seed, "zoo/z"),
+                noise: Stream::new(recipe.seed, "zoo/noise"),
+                real: Stream::new(recipe.seed, "zoo/real"),
+                r1: Stream::new(recipe.seed, "zoo/r1"),
+            },
+            device: device.clone(),
+            step: 0,
+            shown: 0,
+            since_growth: 0,
+            last: 1,
+            seconds: 0.0,
+            recipe,
+        };
+        if let Some((tensors, progress, _)) = saved {
+            trainer.generator_steps.load_state(checkpoint::part(&tensors, "generator-steps/"))?;
+            trainer.critic_steps.load_state(checkpoint::part(&tensors, "critic-steps/"))?;
+            (trainer.step, trainer.shown, trainer.seconds) = (progress.step, progress.shown, progress.seconds);
+            (trainer.since_growth, trainer.last) = (progress.since_growth, progress.last);
+        }
+        Ok(trainer)
+    }
+
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    pub fn shown(&self) -> u64 {
+        self.shown
+    }
+
+    pub fn done(&self) -> bool {
+        self.shown >= self.recipe.total()
+    }
+
+    /// The averaged generator and its parameters.
+    pub fn average(&self) -> (&dyn Generator, &Params) {
+        (self.average.as_ref(), &self.average_params)
+    }
+
+    /// The resolution of the present stage.
+    pub fn resolution(&self) -> usize {
+        4 << self.recipe.at(self.shown).stage.last
+    }
+
+    fn sites(&self, stage: Stage) -> Vec<NoiseSite> {
+        self.generator.layout().noise.iter().filter(|site| site.resolution <= 4 << stage.last).copied().collect()
+    }
+
+    fn real(&self, stream: &Stream, ids: &[u64], stage: Stage) -> candle_core::Result<Tensor> {
+        let indices: Vec<usize> = ids.iter().map(|&id| self.pool.pick(stream, id)).collect();
+        self.pool.blended(&indices, 4 << stage.last, stage.blend, &self.device)
+    }
+
+    /// One step of both networks.
+    ///
+    /// Errors: kind `Diverged` if a score is not finite; the state in the folder is then the last good one.
+    pub fn step(&mut self) -> Result<Losses> {
+        let point = self.recipe.at(self.shown);
+        let losses = self.try_step(point)?;
+        if !(losses.real.is_finite() && losses.fake.is_finite() && losses.r1.unwrap_or(0.0).is_finite()) {
+            return Err(Error::new(
+                Kind::Diverged,
+                format!("training diverged at step {} (D(real) {}, D(fake) {}, R1 {:?})", self.step, losses.real, losses.fake, losses.r1),
+            ));
+        }
+        Ok(losses)
+    }
+
+    fn try_step(&mut self, Point { stage, lr, gamma }: Point) -> candle_core::Result<Losses> {
+        let n = self.recipe.batch;
+        let ids: Vec<u64> = (self.shown..self.shown + n as u64).collect();
+        let z = self.streams.z.normal_rows(&ids, &[self.generator.layout().z_dim], &self.device)?;
+        let noise = draw_noise(&self.sites(stage), &self.streams.noise, &ids, &self.device)?;
+        let with = Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() };
+        let fake = self.generator.synthesize(&self.generator.map(&z, None)?, &with)?;
+
+        let leaf = Var::from_tensor(&fake.detach())?;
+        let both = Tensor::cat(&[leaf.as_tensor(), &self.real(&self.streams.real, &ids, stage)?], 0)?;
+        let scores = self.critic.scores(&Dual::plain(&both), stage)?.value;
+        let values = scores.flatten_all()?.to_vec1::<f32>()?;
+        let (of_fake, of_real) = values.split_at(n);
+        let count = n as f64;
+        let fake_seeds: Vec<f64> = of_fake.iter().map(|&s| sigmoid(s).max(FLOOR) / count).collect();
+        let seeds = fake_seeds.iter().copied().chain(of_real.iter().map(|&s| -sigmoid(-s) / count)).map(|v| v as f32).collect();
+        let mut loss = (&scores * Tensor::from_vec(seeds, (2 * n, 1), &self.device)?)?.sum_all()?;
+        let mut r1 = None;
+        if self.step % R1_EVERY == 0 {
+            let real = self.real(&self.streams.r1, &ids, stage)?;
+            let penalty = Penalty::R1 { gamma: gamma * R1_EVERY as f64 };
+            let (value, surrogate) = penalty.at(&real, |x| self.critic.scores(x, stage), |x| self.frozen_critic.scores(x, stage))?;
+            r1 = Some(value * 2.0 / (gamma * R1_EVERY as f64));
+            loss = (loss + surrogate)?;
+        }
+        let critic_grads = loss.backward()?;
+        let Some(image_grad) = critic_grads.get(leaf.as_tensor()) else { bail!("D's scores do not depend on the images") };
+        let scale = of_fake.iter().zip(&fake_seeds).map(|(&s, seed)| (-sigmoid(-s) / count / seed) as f32).collect();
+        let image_grad = image_grad.detach().broadcast_mul(&Tensor::from_vec(scale, (n, 1, 1, 1), &self.device)?)?;
+        let generator_grads = (&fake * image_grad)?.sum_all()?.backward()?;
+        self.critic_steps.step(&critic_grads, lr)?;
+        self.generator_steps.step(&generator_grads, lr)?;
+        self.follow(stage)?;
+        self.step += 1;
+        self.shown += n as u64;
+        let mean = |scores: &[f32]| scores.iter().map(|&s| f64::from(s)).sum::<f64>() / count;
+        Ok(Losses { real: mean(of_real), fake: mean(of_fake), r1 })
+    }
+
+    /// Moves the average. Its window starts again at each growth, or the new layers would lag for thousands of steps.
+    fn follow(&mut self, stage: Stage) -> candle_core::Result<()> {
+        if stage.last != self.last {
+            (self.last, self.since_growth) = (stage.last, 0);
+        }
+        self.since_growth += 1;
+        let t = self.since_growth as f64;
+        let keep = EMA.min((1.0 + t) / (10.0 + t));
+        for (average, param) in self.average_params.vars().iter().zip(self.generator_params.vars()) {
+            average.var.as_tensor().inplace_op2(param.var.as_tensor(), &Towards { weight: 1.0 - keep })?;
+        }
+        Ok(())
+    }
+
+    /// Images `[ids, 3, r, r]` of the averaged generator at the present stage; z and noise are fixed by `ids`.
+    pub fn samples(&self, ids: &[u64]) -> candle_core::Result<Tensor> {
+        let stage = self.recipe.at(self.shown).stage;
+        let z = Stream::new(self.recipe.seed, "zoo/sample-z").normal_rows(ids, &[self.average.layout().z_dim], &self.device)?;
+        let noise = draw_noise(&self.sites(stage), &Stream::new(self.recipe.seed, "zoo/sample-noise"), ids, &self.device)?;
+        let with = Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() };
+        Ok(self.average.synthesize(&self.average.map(&z, None)?, &with)?.detach())
+    }
+
+    /// Writes 8 x 8 samples into `folder`.
+    pub fn save_samples(&self, folder: &Path) -> Result<()> {
+        let images = self.samples(&(0..64).collect::<Vec<_>>())?;
+        let resolution = images.dim(3)?;
+        let sheet = sheet::of_tensor(&images, 8, (128 / resolution).max(1))?;
+        sheet::save(&folder.join(format!("samples-{:07}-{resolution}px.png", self.shown)), &sheet)
+    }
+
+    /// Writes the whole state into `folder`, atomically.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let parts = [
+            ("generator/", self.generator_params.snapshot()?),
+            ("average/", self.average_params.snapshot()?),
+            ("critic/", self.critic_params.snapshot()?),
+            ("generator-steps/", self.generator_steps.state()?),
+            ("critic-steps/", self.critic_steps.state()?),
+        ];
+        let tensors = parts.into_iter().flat_map(|(prefix, tensors)| checkpoint::prefixed(prefix, tensors)).collect();
+        let progress = Progress {
+            recipe: self.recipe.clone(),
+            step: self.step,
+            shown: self.shown,
+            since_growth: self.since_growth,
+            last: self.last,
+            seconds: self.seconds,
+        };
+        let about = serde_json::to_value(progress).map_err(|e| Error::internal(e.to_string()))?;
+        checkpoint::save(&folder.join(STATE), &tensors, &about)
+    }
+
+    /// Seconds of training so far, over all resumptions.
+    pub fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    /// Trains to the end of the schedule; saves every minute, samples every `sample_every` seconds, reports every 20 seconds.
+    pub fn run(&mut self, folder: &Path, sample_every: f64, mut report: impl FnMut(&str)) -> Result<()> {
+        let before = self.seconds;
+        let start = Instant::now();
+        let (mut saved, mut sampled, mut reported) = (start, start, start);
+        let (mut sum, mut steps, mut r1) = (Losses::default(), 0u64, f64::NAN);
+        while !self.done() {
+            let losses = self.step()?;
+            self.seconds = before + start.elapsed().as_secs_f64();
+            sum.real += losses.real;
+            sum.fake += losses.fake;
+            r1 = losses.r1.unwrap_or(r1);
+            steps += 1;
+            if reported.elapsed().as_secs_f64() > 20.0 {
+                let rate = (steps * self.recipe.batch as u64) as f64 / reported.elapsed().as_secs_f64();
+                let (count, total) = (steps as f64, self.recipe.total());
+                report(&format!(
+                    "{:7.0} s  {:7} of {total} images  {:2} px  {rate:6.1} img/s  D(real) {:6.2}  D(fake) {:6.2}  |grad D|^2 {r1:.3}",
+                    self.seconds,
+                    self.shown,
+                    self.resolution(),
+                    sum.real / count,
+                    sum.fake / count,
+                ));
+                (reported, sum, steps) = (Instant::now(), Losses::default(), 0);
+            }
+            if saved.elapsed().as_secs_f64() > 60.0 {
+                self.save(folder)?;
+                saved = Instant::now();
+            }
+            if sampled.elapsed().as_secs_f64() > sample_every {
+                self.save_samples(folder)?;
+                sampled = Instant::now();
+            }
+        }
+        self.save(folder)?;
+        self.save_samples(folder)
+    }
+}
+
+fn sigmoid(x: f32) -> f64 {
+    1.0 / (1.0 + (-f64::from(x)).exp())
+}
+
+/// a += weight * (b - a), in place.
+struct Towards {
+    weight: f64,
+}
+
+impl InplaceOp2 for Towards {
+    fn name(&self) -> &'static str {
+        "moving-average"
+    }
+
+    fn cpu_fwd(&self, a: &mut CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> candle_core::Result<()> {
+        match (a, b, la.contiguous_offsets(), lb.contiguous_offsets()) {
+            (CpuStorage::F32(a), CpuStorage::F32(b), Some((a0, a1)), Some((b0, b1))) => {
+                let weight = self.weight as f32;
+                a[a0..a1].iter_mut().zip(&b[b0..b1]).for_each(|(a, b)| *a += weight * (b - *a));
+                Ok(())
+            }
+            _ => bail!("the moving average works on contiguous f32 tensors"),
+        }
+    }
+}
