@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Tensor, Var, bail};
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +21,9 @@ use super::discriminator::{self, Discriminator, Dual, Penalty};
 use super::pool::Pool;
 use super::sheet;
 use crate::error::Kind;
-use crate::generators::{Generator, NoiseSite, Stage, Synthesis, draw_noise};
+use crate::generators::{self, Generator, NoiseSite, Stage, Synthesis, draw_noise};
 use crate::optim::{Optimizer, Rule};
-use crate::params::Params;
+use crate::params::{Param, Params};
 use crate::random::Stream;
 use crate::{Error, Result};
 
@@ -95,13 +96,37 @@ impl Recipe {
 }
 
 /// Builds the generator from its parameters.
-pub type Build = fn(&Params) -> candle_core::Result<Box<dyn Generator>>;
+pub type Build = fn(&Params) -> candle_core::Result<Box<Network>>;
+/// A generator that threads may share.
+pub type Network = dyn Generator + Send + Sync;
 
 struct Streams {
     z: Stream,
     noise: Stream,
     real: Stream,
     r1: Stream,
+}
+
+/// What computes one shard of a batch. A batch is split into shards of one minibatch-std group each: they are independent, so each
+/// has a thread of its own, and the gradients are added in the order of the shards whatever the number of cores.
+struct Players {
+    generator: Box<Network>,
+    generator_vars: Vec<Param>,
+    critic: Discriminator,
+    frozen_critic: Discriminator,
+    critic_vars: Vec<Param>,
+    pool: Pool,
+    streams: Streams,
+    device: Device,
+}
+
+type Grads = Vec<Option<Tensor>>;
+
+/// One shard's share of the sums over the batch.
+struct Shard {
+    critic: Grads,
+    generator: Grads,
+    losses: Losses,
 }
 
 /// Mean scores of one step.
@@ -116,17 +141,15 @@ pub struct Losses {
 /// A training in progress.
 pub struct Trainer {
     recipe: Recipe,
-    generator: Box<dyn Generator>,
+    players: Players,
+    /// One thread per shard.
+    threads: Vec<rayon::ThreadPool>,
     generator_params: Params,
-    average: Box<dyn Generator>,
+    average: Box<Network>,
     average_params: Params,
-    critic: Discriminator,
-    frozen_critic: Discriminator,
     critic_params: Params,
     generator_steps: Optimizer,
     critic_steps: Optimizer,
-    pool: Pool,
-    streams: Streams,
     device: Device,
     /// Steps taken, images shown, steps since the last growth, seconds spent.
     step: u64,
@@ -145,6 +168,76 @@ pub struct Progress {
     since_growth: u64,
     last: usize,
     pub seconds: f64,
+}
+
+impl Players {
+    fn real(&self, stream: &Stream, ids: &[u64], stage: Stage) -> candle_core::Result<Tensor> {
+        let indices: Vec<usize> = ids.iter().map(|&id| self.pool.pick(stream, id)).collect();
+        self.pool.blended(&indices, 4 << stage.last, stage.blend, &self.device)
+    }
+
+    /// The gradients of both players over the images `ids`, a part of a batch of `batch`.
+    fn shard(&self, ids: &[u64], batch: usize, Point { stage, gamma, .. }: Point, with_r1: bool) -> candle_core::Result<Shard> {
+        let n = ids.len();
+        let layout = self.generator.layout();
+        let z = self.streams.z.normal_rows(ids, &[layout.z_dim], &self.device)?;
+        let noise = draw_noise(&sites(layout, stage), &self.streams.noise, ids, &self.device)?;
+        let with = Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() };
+        let fake = self.generator.synthesize(&self.generator.map(&z, None)?, &with)?;
+
+        let leaf = Var::from_tensor(&fake.detach())?;
+        let both = Tensor::cat(&[leaf.as_tensor(), &self.real(&self.streams.real, ids, stage)?], 0)?;
+        let scores = self.critic.scores(&Dual::plain(&both), stage)?.value;
+        let values = scores.flatten_all()?.to_vec1::<f32>()?;
+        let (of_fake, of_real) = values.split_at(n);
+        let count = batch as f64;
+        let fake_seeds: Vec<f64> = of_fake.iter().map(|&s| sigmoid(s).max(FLOOR) / count).collect();
+        let seeds = fake_seeds.iter().copied().chain(of_real.iter().map(|&s| -sigmoid(-s) / count)).map(|v| v as f32).collect();
+        let mut loss = (&scores * Tensor::from_vec(seeds, (2 * n, 1), &self.device)?)?.sum_all()?;
+        let mut r1 = None;
+        if with_r1 {
+            let share = n as f64 / count;
+            let weight = gamma * R1_EVERY as f64 * share;
+            let real = self.real(&self.streams.r1, ids, stage)?;
+            let penalty = Penalty::R1 { gamma: weight };
+            let (value, surrogate) = penalty.at(&real, |x| self.critic.scores(x, stage), |x| self.frozen_critic.scores(x, stage))?;
+            r1 = Some(value * 2.0 / weight * share);
+            loss = (loss + surrogate)?;
+        }
+        let critic_grads = loss.backward()?;
+        let Some(image_grad) = critic_grads.get(leaf.as_tensor()) else { bail!("D's scores do not depend on the images") };
+        let scale = of_fake.iter().zip(&fake_seeds).map(|(&s, seed)| (-sigmoid(-s) / count / seed) as f32).collect();
+        let image_grad = image_grad.detach().broadcast_mul(&Tensor::from_vec(scale, (n, 1, 1, 1), &self.device)?)?;
+        let generator_grads = (&fake * image_grad)?.sum_all()?.backward()?;
+        let of = |vars: &[Param], grads: &GradStore| vars.iter().map(|p| grads.get(p.var.as_tensor()).map(Tensor::detach)).collect();
+        let mean = |scores: &[f32]| scores.iter().map(|&s| f64::from(s)).sum::<f64>() / count;
+        Ok(Shard {
+            critic: of(&self.critic_vars, &critic_grads),
+            generator: of(&self.generator_vars, &generator_grads),
+            losses: Losses { real: mean(of_real), fake: mean(of_fake), r1 },
+        })
+    }
+}
+
+/// The noise sites that a stage has.
+fn sites(layout: &generators::Layout, stage: Stage) -> Vec<NoiseSite> {
+    layout.noise.iter().filter(|site| site.resolution <= 4 << stage.last).copied().collect()
+}
+
+/// The sums of the shards' gradients by parameter.
+fn summed<'a>(vars: &[Param], shards: impl Iterator<Item = &'a Grads>) -> candle_core::Result<BTreeMap<String, Tensor>> {
+    let mut sums: BTreeMap<String, Tensor> = BTreeMap::new();
+    for grads in shards {
+        for (param, grad) in vars.iter().zip(grads) {
+            let Some(grad) = grad else { continue };
+            let sum = match sums.get(&param.name) {
+                Some(sum) => (sum + grad)?,
+                None => grad.clone(),
+            };
+            sums.insert(param.name.clone(), sum);
+        }
+    }
+    Ok(sums)
 }
 
 impl Trainer {
@@ -205,23 +298,28 @@ impl Trainer {
             params.finish()?;
         }
         let rule = Rule::PAPER;
+        let stream = |name: &str| Stream::new(recipe.seed, name);
+        // A deep stack: candle walks its graph by recursion.
+        let thread = |_| rayon::ThreadPoolBuilder::new().num_threads(1).stack_size(64 << 20).build();
+        let threads = (0..recipe.batch / group).map(thread).collect::<Result<_, _>>();
         let mut trainer = Trainer {
             generator_steps: Optimizer::new(rule, generator_params.vars()),
             critic_steps: Optimizer::new(rule, critic_params.vars()),
-            frozen_critic: critic.detached(),
-            critic,
-            generator,
+            players: Players {
+                generator,
+                generator_vars: generator_params.vars(),
+                frozen_critic: critic.detached(),
+                critic,
+                critic_vars: critic_params.vars(),
+                pool,
+                streams: Streams { z: stream("zoo/z"), noise: stream("zoo/noise"), real: stream("zoo/real"), r1: stream("zoo/r1") },
+                device: device.clone(),
+            },
+            threads: threads.map_err(|e| Error::resource(format!("starting threads: {e}")))?,
             generator_params,
             average,
             average_params,
             critic_params,
-            pool,
-            streams: Streams {
-                z: Stream::new(recipe.seed, "zoo/z"),
-                noise: Stream::new(recipe.seed, "zoo/noise"),
-                real: Stream::new(recipe.seed, "zoo/real"),
-                r1: Stream::new(recipe.seed, "zoo/r1"),
-            },
             device: device.clone(),
             step: 0,
             shown: 0,
@@ -261,15 +359,6 @@ impl Trainer {
         4 << self.recipe.at(self.shown).stage.last
     }
 
-    fn sites(&self, stage: Stage) -> Vec<NoiseSite> {
-        self.generator.layout().noise.iter().filter(|site| site.resolution <= 4 << stage.last).copied().collect()
-    }
-
-    fn real(&self, stream: &Stream, ids: &[u64], stage: Stage) -> candle_core::Result<Tensor> {
-        let indices: Vec<usize> = ids.iter().map(|&id| self.pool.pick(stream, id)).collect();
-        self.pool.blended(&indices, 4 << stage.last, stage.blend, &self.device)
-    }
-
     /// One step of both networks.
     ///
     /// Errors: kind `Diverged` if a score is not finite; the state in the folder is then the last good one.
@@ -285,43 +374,32 @@ impl Trainer {
         Ok(losses)
     }
 
-    fn try_step(&mut self, Point { stage, lr, gamma }: Point) -> candle_core::Result<Losses> {
+    fn try_step(&mut self, point: Point) -> candle_core::Result<Losses> {
         let n = self.recipe.batch;
         let ids: Vec<u64> = (self.shown..self.shown + n as u64).collect();
-        let z = self.streams.z.normal_rows(&ids, &[self.generator.layout().z_dim], &self.device)?;
-        let noise = draw_noise(&self.sites(stage), &self.streams.noise, &ids, &self.device)?;
-        let with = Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() };
-        let fake = self.generator.synthesize(&self.generator.map(&z, None)?, &with)?;
-
-        let leaf = Var::from_tensor(&fake.detach())?;
-        let both = Tensor::cat(&[leaf.as_tensor(), &self.real(&self.streams.real, &ids, stage)?], 0)?;
-        let scores = self.critic.scores(&Dual::plain(&both), stage)?.value;
-        let values = scores.flatten_all()?.to_vec1::<f32>()?;
-        let (of_fake, of_real) = values.split_at(n);
-        let count = n as f64;
-        let fake_seeds: Vec<f64> = of_fake.iter().map(|&s| sigmoid(s).max(FLOOR) / count).collect();
-        let seeds = fake_seeds.iter().copied().chain(of_real.iter().map(|&s| -sigmoid(-s) / count)).map(|v| v as f32).collect();
-        let mut loss = (&scores * Tensor::from_vec(seeds, (2 * n, 1), &self.device)?)?.sum_all()?;
-        let mut r1 = None;
-        if self.step % R1_EVERY == 0 {
-            let real = self.real(&self.streams.r1, &ids, stage)?;
-            let penalty = Penalty::R1 { gamma: gamma * R1_EVERY as f64 };
-            let (value, surrogate) = penalty.at(&real, |x| self.critic.scores(x, stage), |x| self.frozen_critic.scores(x, stage))?;
-            r1 = Some(value * 2.0 / (gamma * R1_EVERY as f64));
-            loss = (loss + surrogate)?;
+        let with_r1 = self.step % R1_EVERY == 0;
+        let players = &self.players;
+        let shards: Vec<Shard> = std::thread::scope(|scope| {
+            let tasks = ids.chunks(n / self.threads.len()).zip(&self.threads);
+            let run = |(ids, thread)| scope.spawn(move || rayon::ThreadPool::install(thread, || players.shard(ids, n, point, with_r1)));
+            let running: Vec<_> = tasks.map(run).collect();
+            let join = |task: std::thread::ScopedJoinHandle<_>| task.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            running.into_iter().map(join).collect::<candle_core::Result<_>>()
+        })?;
+        let mut losses = Losses { r1: with_r1.then_some(0.0), ..Default::default() };
+        for shard in &shards {
+            losses.real += shard.losses.real;
+            losses.fake += shard.losses.fake;
+            losses.r1 = losses.r1.zip(shard.losses.r1).map(|(a, b)| a + b);
         }
-        let critic_grads = loss.backward()?;
-        let Some(image_grad) = critic_grads.get(leaf.as_tensor()) else { bail!("D's scores do not depend on the images") };
-        let scale = of_fake.iter().zip(&fake_seeds).map(|(&s, seed)| (-sigmoid(-s) / count / seed) as f32).collect();
-        let image_grad = image_grad.detach().broadcast_mul(&Tensor::from_vec(scale, (n, 1, 1, 1), &self.device)?)?;
-        let generator_grads = (&fake * image_grad)?.sum_all()?.backward()?;
-        self.critic_steps.step(&critic_grads, lr)?;
-        self.generator_steps.step(&generator_grads, lr)?;
-        self.follow(stage)?;
+        let critic = summed(self.critic_steps.params(), shards.iter().map(|s| &s.critic))?;
+        let generator = summed(self.generator_steps.params(), shards.iter().map(|s| &s.generator))?;
+        self.critic_steps.step_named(&critic, point.lr)?;
+        self.generator_steps.step_named(&generator, point.lr)?;
+        self.follow(point.stage)?;
         self.step += 1;
         self.shown += n as u64;
-        let mean = |scores: &[f32]| scores.iter().map(|&s| f64::from(s)).sum::<f64>() / count;
-        Ok(Losses { real: mean(of_real), fake: mean(of_fake), r1 })
+        Ok(losses)
     }
 
     /// Moves the average. Its window starts again at each growth, or the new layers would lag for thousands of steps.
@@ -342,7 +420,7 @@ impl Trainer {
     pub fn samples(&self, ids: &[u64]) -> candle_core::Result<Tensor> {
         let stage = self.recipe.at(self.shown).stage;
         let z = Stream::new(self.recipe.seed, "zoo/sample-z").normal_rows(ids, &[self.average.layout().z_dim], &self.device)?;
-        let noise = draw_noise(&self.sites(stage), &Stream::new(self.recipe.seed, "zoo/sample-noise"), ids, &self.device)?;
+        let noise = draw_noise(&sites(self.average.layout(), stage), &Stream::new(self.recipe.seed, "zoo/sample-noise"), ids, &self.device)?;
         let with = Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() };
         Ok(self.average.synthesize(&self.average.map(&z, None)?, &with)?.detach())
     }
