@@ -49,6 +49,11 @@ use Factor::*;
 /// Uniform over [-1, 1]; the others are normal with standard deviation 1/2, clipped, and glasses are +1 in 30 % and -1 in 70 %.
 const UNIFORM: [Factor; 7] = [SkinTone, HairLightness, Age, Smile, Yaw, BackgroundHue, Light];
 
+/// A third of the pictures has this factor (by its place in [`FACTORS`]) above the returned value, a third below its negative.
+pub fn tertile(factor: usize) -> f32 {
+    if UNIFORM.iter().any(|&u| u as usize == factor) { 1.0 / 3.0 } else { 0.5 * 0.430_727 }
+}
+
 /// Which pictures: the generators learn from `Train` and never see a person or an accessory of `HeldOut`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {

@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Tensor, Var, bail};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint;
 use super::discriminator::{self, Discriminator, Dual, Penalty};
 use super::pool::Pool;
+use super::shards::{self, Grads, Shards};
 use super::sheet;
 use crate::error::Kind;
 use crate::generators::{self, Generator, NoiseSite, Stage, Synthesis, draw_noise};
@@ -46,6 +46,8 @@ pub struct Recipe {
     pub stages: Vec<u64>,
     /// Images during which a new resolution fades in, at most 40 % of its stage.
     pub fade: u64,
+    /// (images shown, weight of R1 from there on), in order.
+    pub gamma: Vec<(u64, f64)>,
     /// The last part of the training, during which the learning rate falls to 5 %.
     pub decay: f64,
     /// Number of different training pictures.
@@ -85,13 +87,8 @@ impl Recipe {
         };
         let stage = Stage { last: place + 1, blend };
         let left = 1.0 - shown as f64 / self.total() as f64;
-        let resolution = 4 << stage.last;
-        Point {
-            stage,
-            lr: self.lr * if self.decay > 0.0 { (left / self.decay).clamp(0.05, 1.0) } else { 1.0 },
-            // A strong penalty while growing, in proportion to the size; a weak one at 64 px gave sharper eyes.
-            gamma: if resolution >= 64 { 1.0 } else { 3.0 * resolution as f64 / 64.0 },
-        }
+        let gamma = self.gamma.iter().rev().find(|(from, _)| shown >= *from).map_or(1.0, |(_, gamma)| *gamma);
+        Point { stage, lr: self.lr * if self.decay > 0.0 { (left / self.decay).clamp(0.05, 1.0) } else { 1.0 }, gamma }
     }
 }
 
@@ -120,8 +117,6 @@ struct Players {
     device: Device,
 }
 
-type Grads = Vec<Option<Tensor>>;
-
 /// One shard's share of the sums over the batch.
 struct Shard {
     critic: Grads,
@@ -142,8 +137,7 @@ pub struct Losses {
 pub struct Trainer {
     recipe: Recipe,
     players: Players,
-    /// One thread per shard.
-    threads: Vec<rayon::ThreadPool>,
+    threads: Shards,
     generator_params: Params,
     average: Box<Network>,
     average_params: Params,
@@ -209,11 +203,10 @@ impl Players {
         let scale = of_fake.iter().zip(&fake_seeds).map(|(&s, seed)| (-sigmoid(-s) / count / seed) as f32).collect();
         let image_grad = image_grad.detach().broadcast_mul(&Tensor::from_vec(scale, (n, 1, 1, 1), &self.device)?)?;
         let generator_grads = (&fake * image_grad)?.sum_all()?.backward()?;
-        let of = |vars: &[Param], grads: &GradStore| vars.iter().map(|p| grads.get(p.var.as_tensor()).map(Tensor::detach)).collect();
         let mean = |scores: &[f32]| scores.iter().map(|&s| f64::from(s)).sum::<f64>() / count;
         Ok(Shard {
-            critic: of(&self.critic_vars, &critic_grads),
-            generator: of(&self.generator_vars, &generator_grads),
+            critic: shards::take(&self.critic_vars, &critic_grads),
+            generator: shards::take(&self.generator_vars, &generator_grads),
             losses: Losses { real: mean(of_real), fake: mean(of_fake), r1 },
         })
     }
@@ -224,39 +217,21 @@ fn sites(layout: &generators::Layout, stage: Stage) -> Vec<NoiseSite> {
     layout.noise.iter().filter(|site| site.resolution <= 4 << stage.last).copied().collect()
 }
 
-/// The sums of the shards' gradients by parameter.
-fn summed<'a>(vars: &[Param], shards: impl Iterator<Item = &'a Grads>) -> candle_core::Result<BTreeMap<String, Tensor>> {
-    let mut sums: BTreeMap<String, Tensor> = BTreeMap::new();
-    for grads in shards {
-        for (param, grad) in vars.iter().zip(grads) {
-            let Some(grad) = grad else { continue };
-            let sum = match sums.get(&param.name) {
-                Some(sum) => (sum + grad)?,
-                None => grad.clone(),
-            };
-            sums.insert(param.name.clone(), sum);
-        }
-    }
-    Ok(sums)
-}
-
 impl Trainer {
     /// A training at its beginning.
     pub fn new(recipe: Recipe, build: Build, pool: Pool, device: &Device) -> Result<Self> {
         Self::build(recipe, build, pool, device, None)
     }
 
-    /// A training where `folder` left it; `stages` replaces the schedule.
+    /// A training where `folder` left it; `change` may replace what is still to come.
     ///
     /// Errors: no state there, or one of another network.
-    pub fn resume(folder: &Path, stages: Option<Vec<u64>>, build: Build, pool: impl FnOnce(&Recipe) -> Pool, device: &Device) -> Result<Self> {
+    pub fn resume(folder: &Path, change: impl FnOnce(&mut Recipe), build: Build, pool: impl FnOnce(&Recipe) -> Pool, device: &Device) -> Result<Self> {
         let path = folder.join(STATE);
         let (tensors, about) = checkpoint::load(&path, device)?;
         let mut progress: Progress =
             serde_json::from_value(about).map_err(|e| Error::corrupt(format!("{}: no state of a training: {e}", path.display())))?;
-        if let Some(stages) = stages {
-            progress.recipe.stages = stages;
-        }
+        change(&mut progress.recipe);
         let pool = pool(&progress.recipe);
         Self::build(progress.recipe.clone(), build, pool, device, Some((tensors, progress, path)))
     }
@@ -299,9 +274,6 @@ impl Trainer {
         }
         let rule = Rule::PAPER;
         let stream = |name: &str| Stream::new(recipe.seed, name);
-        // A deep stack: candle walks its graph by recursion.
-        let thread = |_| rayon::ThreadPoolBuilder::new().num_threads(1).stack_size(64 << 20).build();
-        let threads = (0..recipe.batch / group).map(thread).collect::<Result<_, _>>();
         let mut trainer = Trainer {
             generator_steps: Optimizer::new(rule, generator_params.vars()),
             critic_steps: Optimizer::new(rule, critic_params.vars()),
@@ -315,7 +287,7 @@ impl Trainer {
                 streams: Streams { z: stream("zoo/z"), noise: stream("zoo/noise"), real: stream("zoo/real"), r1: stream("zoo/r1") },
                 device: device.clone(),
             },
-            threads: threads.map_err(|e| Error::resource(format!("starting threads: {e}")))?,
+            threads: Shards::new(recipe.batch / group)?,
             generator_params,
             average,
             average_params,
@@ -379,21 +351,15 @@ impl Trainer {
         let ids: Vec<u64> = (self.shown..self.shown + n as u64).collect();
         let with_r1 = self.step % R1_EVERY == 0;
         let players = &self.players;
-        let shards: Vec<Shard> = std::thread::scope(|scope| {
-            let tasks = ids.chunks(n / self.threads.len()).zip(&self.threads);
-            let run = |(ids, thread)| scope.spawn(move || rayon::ThreadPool::install(thread, || players.shard(ids, n, point, with_r1)));
-            let running: Vec<_> = tasks.map(run).collect();
-            let join = |task: std::thread::ScopedJoinHandle<_>| task.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            running.into_iter().map(join).collect::<candle_core::Result<_>>()
-        })?;
+        let shards = self.threads.run(&ids, |ids| players.shard(ids, n, point, with_r1))?;
         let mut losses = Losses { r1: with_r1.then_some(0.0), ..Default::default() };
         for shard in &shards {
             losses.real += shard.losses.real;
             losses.fake += shard.losses.fake;
             losses.r1 = losses.r1.zip(shard.losses.r1).map(|(a, b)| a + b);
         }
-        let critic = summed(self.critic_steps.params(), shards.iter().map(|s| &s.critic))?;
-        let generator = summed(self.generator_steps.params(), shards.iter().map(|s| &s.generator))?;
+        let critic = shards::summed(self.critic_steps.params(), shards.iter().map(|s| &s.critic))?;
+        let generator = shards::summed(self.generator_steps.params(), shards.iter().map(|s| &s.generator))?;
         self.critic_steps.step_named(&critic, point.lr)?;
         self.generator_steps.step_named(&generator, point.lr)?;
         self.follow(point.stage)?;

@@ -1,8 +1,12 @@
 //! The procedural image sources and the training of the mini networks.
 
 pub mod checkpoint;
+pub mod classifier;
 pub mod discriminator;
 pub mod faces;
 pub mod gan;
+pub mod judge;
 pub mod pool;
+pub mod shards;
 pub mod sheet;
+pub mod supervised;
