@@ -11,7 +11,7 @@ use crate::spec::card::Source;
 use crate::spec::pins::{self, Pin, Pins};
 use crate::spec::{Card, files};
 use crate::weights::access::{Access, Located, human, licence_line, repo_file, size_line};
-use crate::weights::{self, Checkpoint, Options, Unknown, licence, verify};
+use crate::weights::{self, Checkpoint, Options, Unknown, licence, verify, visible};
 use crate::{Error, Result};
 
 #[derive(clap::Args)]
@@ -373,13 +373,13 @@ fn describe(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
     println!("{}: {}, {} tensors, {elements} numbers", path.display(), checkpoint.format.name(), checkpoint.tensors.len());
     println!("  under: {}", checkpoint.groups().join(", "));
     for (name, value) in &checkpoint.metadata {
-        println!("  {name}: {}", value.lines().next().unwrap_or(""));
+        println!("  {}: {}", visible(name), visible(value.lines().next().unwrap_or("")));
     }
     for warning in checkpoint.warnings.iter().take(20) {
         println!("  warning: {warning}");
     }
     for (name, tensor) in &checkpoint.tensors {
-        println!("  {name}  {:?} {}", tensor.dims(), tensor.dtype().as_str());
+        println!("  {}  {:?} {}", visible(name), tensor.dims(), tensor.dtype().as_str());
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::Tensor;
 
 use super::graph::{Array, Graph, Unknown};
-use super::source::{Format, Source, sniff};
+use super::source::{Format, Source, sniff, visible};
 use super::tree::{Leaf, Unfolded, Value};
 use super::view::View;
 use super::{npy, nvidia, safetensors_file, torch};
@@ -63,6 +63,11 @@ pub fn read_bytes(bytes: &[u8], options: Options) -> Result<Checkpoint> {
 }
 
 fn read(source: &Source, options: Options) -> Result<Checkpoint> {
+    // Whatever name of the file a message repeats, it stays one line and can't steer a terminal.
+    read_any(source, options).map_err(|e| Error::new(e.kind, visible(&e.message)))
+}
+
+fn read_any(source: &Source, options: Options) -> Result<Checkpoint> {
     let head = source.head(4096)?;
     let checkpoint = match sniff(&head, source.len)? {
         Format::TorchZip => torch::open_zip(source, options.unknown),
@@ -150,6 +155,7 @@ pub(super) fn assemble(format: Format, graph: &Graph, unfolded: Unfolded, file: 
 
 pub(super) fn note_non_finite(warnings: &mut Vec<String>, name: &str, count: usize) {
     if count > 0 {
+        let name = visible(name);
         warnings.push(format!("the tensor \"{name}\" holds {count} values that are NaN or infinite"));
     }
 }
@@ -200,7 +206,7 @@ impl Checkpoint {
             *groups.entry(name.split('.').next().unwrap_or(name)).or_default() += 1;
         }
         let more = groups.len().saturating_sub(12);
-        let mut out: Vec<String> = groups.iter().take(12).map(|(name, n)| format!("{name} ({n})")).collect();
+        let mut out: Vec<String> = groups.iter().take(12).map(|(name, n)| format!("{} ({n})", visible(name))).collect();
         if more > 0 {
             out.push(format!("and {more} more"));
         }

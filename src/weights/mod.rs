@@ -26,5 +26,5 @@ pub use access::{Access, Located, Missing};
 pub use checkpoint::{Checkpoint, Options, open, open_with, read_bytes};
 pub use graph::Unknown;
 pub use safetensors_file::save;
-pub use source::{Format, not_weights};
+pub use source::{Format, not_weights, visible};
 pub use tree::{BARE, Value};

@@ -184,7 +184,7 @@ impl<'a> Machine<'a> {
     }
 
     fn set_items(&mut self, to: Id, items: Vec<Id>) -> Result<()> {
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return bad("a key has no value: the file is corrupt");
         }
         match &mut self.graph.nodes[to as usize] {
@@ -238,25 +238,19 @@ impl<'a> Machine<'a> {
                 b'N' => self.push(Node::None)?,
                 0x88 => self.push(Node::Bool(true))?,
                 0x89 => self.push(Node::Bool(false))?,
-                b'K' => {
-                    let n = self.count(1)?;
-                    self.push(Node::Int(n as i64))?
-                }
-                b'M' => {
-                    let n = self.count(2)?;
-                    self.push(Node::Int(n as i64))?
-                }
-                b'J' => {
-                    let n = self.count(4)?;
-                    self.push(Node::Int(i64::from(n as u32 as i32)))?
-                }
-                0x8a => {
-                    let n = self.count(1)?;
-                    self.long(n)?
-                }
-                0x8b => {
-                    let n = self.count(4)?;
-                    self.long(n)?
+                b'K' | b'M' | b'J' | 0x8a | 0x8b | b'X' | 0x8c | 0x8d | b'U' | b'T' | b'C' | b'B' | 0x8e | 0x96 | b'q' | b'r' | b'h'
+                | b'j' => {
+                    let n = self.count(width(op))?;
+                    match op {
+                        b'K' | b'M' => self.push(Node::Int(n as i64))?,
+                        b'J' => self.push(Node::Int(i64::from(n as u32 as i32)))?,
+                        0x8a | 0x8b => self.long(n)?,
+                        b'X' | 0x8c | 0x8d => self.push_text(n)?,
+                        b'U' | b'T' => self.push_string(n)?,
+                        b'q' | b'r' => self.remember(n)?,
+                        b'h' | b'j' => self.recall(n)?,
+                        _ => self.push_bytes(n)?,
+                    }
                 }
                 b'G' => {
                     let bytes = self.take(8)?;
@@ -276,18 +270,6 @@ impl<'a> Machine<'a> {
                     let text = self.line_text()?;
                     self.push(Node::Float(text.parse().or_else(|_| bad("a number is not a number"))?))?
                 }
-                b'X' => {
-                    let n = self.count(4)?;
-                    self.push_text(n)?
-                }
-                0x8c => {
-                    let n = self.count(1)?;
-                    self.push_text(n)?
-                }
-                0x8d => {
-                    let n = self.count(8)?;
-                    self.push_text(n)?
-                }
                 b'V' | b'S' => {
                     let mut range = self.line()?;
                     if self.graph.input[range.clone()].contains(&b'\\') {
@@ -299,26 +281,6 @@ impl<'a> Machine<'a> {
                     let text = std::str::from_utf8(&self.graph.input[range.clone()]).is_ok();
                     let blob = Blob::Input(range);
                     self.push(if text { Node::Text(blob) } else { Node::Bytes(blob) })?
-                }
-                b'U' => {
-                    let n = self.count(1)?;
-                    self.push_string(n)?
-                }
-                b'T' => {
-                    let n = self.count(4)?;
-                    self.push_string(n)?
-                }
-                b'C' => {
-                    let n = self.count(1)?;
-                    self.push_bytes(n)?
-                }
-                b'B' => {
-                    let n = self.count(4)?;
-                    self.push_bytes(n)?
-                }
-                0x8e | 0x96 => {
-                    let n = self.count(8)?;
-                    self.push_bytes(n)?
                 }
                 b')' => self.push(Node::Tuple(Vec::new()))?,
                 0x85..=0x87 => self.tuple((op - 0x84) as usize)?,
@@ -363,23 +325,7 @@ impl<'a> Machine<'a> {
                     let index = text.parse().or_else(|_| bad("a memo index is not a number"))?;
                     if op == b'p' { self.remember(index)? } else { self.recall(index)? }
                 }
-                b'q' => {
-                    let n = self.count(1)?;
-                    self.remember(n)?
-                }
-                b'r' => {
-                    let n = self.count(4)?;
-                    self.remember(n)?
-                }
                 0x94 => self.remember(self.memo.len())?,
-                b'h' => {
-                    let n = self.count(1)?;
-                    self.recall(n)?
-                }
-                b'j' => {
-                    let n = self.count(4)?;
-                    self.recall(n)?
-                }
                 b'c' => {
                     let (module, name) = (self.line_text()?, self.line_text()?);
                     self.global(module, name)?
@@ -442,5 +388,15 @@ impl<'a> Machine<'a> {
         let mut full = [if negative { 0xff } else { 0 }; 8];
         full[..len].copy_from_slice(bytes);
         self.push(Node::Int(i64::from_le_bytes(full)))
+    }
+}
+
+/// Bytes of the count (a length, an index or a small number) that follows an operation.
+fn width(op: u8) -> usize {
+    match op {
+        b'M' => 2,
+        b'J' | 0x8b | b'X' | b'T' | b'B' | b'r' | b'j' => 4,
+        0x8d | 0x8e | 0x96 => 8,
+        _ => 1,
     }
 }

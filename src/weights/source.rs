@@ -189,3 +189,8 @@ pub(super) fn printable(head: &[u8]) -> String {
         _ => format!("the bytes {}", start.iter().take(16).map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")),
     }
 }
+
+/// A text of the file, made fit for a message or a terminal: control characters are shown, not sent.
+pub fn visible(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+}
