@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 
+use crate::record::store::write_atomic;
 use crate::{Error, Result};
 
 /// The metadata key of the description.
@@ -40,18 +41,7 @@ pub fn save(path: &Path, tensors: &BTreeMap<String, Tensor>, about: &serde_json:
     }
     let metadata = HashMap::from([(ABOUT.to_string(), about.to_string())]);
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
-    write_whole(path, &bytes)
-}
-
-/// Writes a temporary file beside `path` and renames it.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "creating the folder", e))?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, "writing", e))?;
-    std::io::Write::write_all(&mut file, bytes).map_err(|e| Error::io(path, "writing", e))?;
-    file.as_file().sync_all().map_err(|e| Error::io(path, "writing", e))?;
-    file.persist(path).map_err(|e| Error::io(path, "writing", e.error))?;
-    Ok(())
+    write_atomic(path, &bytes)
 }
 
 /// Reads what [`save`] wrote.

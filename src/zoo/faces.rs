@@ -46,6 +46,18 @@ pub enum Factor {
 
 use Factor::*;
 
+const ALL: [Factor; FACTORS.len()] = [
+    FaceWidth, FaceHeight, Jaw, SkinTone, SkinRedness, HairLightness, HairHue, HairLength, Fringe, EyeSize, Iris, EyeSpacing, Brow,
+    NoseWidth, NoseLength, MouthWidth, Lip, Age, Beard, Smile, Glasses, Yaw, BackgroundHue, BackgroundLightness, Light,
+];
+
+impl Factor {
+    /// The factor of this name in [`FACTORS`].
+    pub fn named(name: &str) -> Option<Factor> {
+        FACTORS.iter().position(|n| *n == name).map(|i| ALL[i])
+    }
+}
+
 /// Uniform over [-1, 1]; the others are normal with standard deviation 1/2, clipped, and glasses are +1 in 30 % and -1 in 70 %.
 const UNIFORM: [Factor; 7] = [SkinTone, HairLightness, Age, Smile, Yaw, BackgroundHue, Light];
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 use image::{ImageFormat, Rgb, RgbImage};
 
-use super::checkpoint::write_whole;
+use crate::record::store::write_atomic;
 use crate::{Error, Result};
 
 /// Images `[n, 3, r, r]`, nominally in [-1, 1], in rows of `columns`, each pixel drawn `scale` times as wide.
@@ -41,5 +41,5 @@ fn grid(n: usize, columns: usize, width: usize, height: usize, scale: usize, pix
 pub fn save(path: &Path, sheet: &RgbImage) -> Result<()> {
     let mut bytes = Cursor::new(Vec::new());
     sheet.write_to(&mut bytes, ImageFormat::Png).map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
-    write_whole(path, bytes.get_ref())
+    write_atomic(path, bytes.get_ref())
 }

@@ -1,0 +1,212 @@
+//! What is measured on a trained generator for its model card, in the feature space of the judge.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::faces::{FACTORS, Factor, Source, Split, UNSEEN_EVERY};
+use super::judge::{FEATURES, Judge};
+use super::linear_algebra::{Symmetric, ridge};
+use crate::generators::{Generator, Synthesis, draw_noise};
+use crate::random::Stream;
+
+const CHUNK: usize = 100;
+
+/// Features, regressed factors and pixels of a set of pictures.
+pub struct Seen {
+    /// One row of 128 per picture.
+    pub features: Vec<Vec<f64>>,
+    /// One row of 25 per picture.
+    pub factors: Vec<Vec<f64>>,
+}
+
+impl Seen {
+    /// What the judge sees in images `[n, 3, 64, 64]`, in chunks that `images(first, count)` gives; they are rounded to 8 bits.
+    pub fn through(judge: &Judge, n: usize, images: impl Fn(usize, usize) -> Result<Tensor>) -> Result<Self> {
+        let mut seen = Seen { features: Vec::new(), factors: Vec::new() };
+        for first in (0..n).step_by(CHUNK) {
+            let images = quantized(&images(first, CHUNK.min(n - first))?)?;
+            let features = judge.features(&images)?;
+            seen.factors.extend(judge.factors(&features)?.to_dtype(DType::F64)?.to_vec2::<f64>()?);
+            seen.features.extend(features.to_dtype(DType::F64)?.to_vec2::<f64>()?);
+        }
+        Ok(seen)
+    }
+
+    /// The first `n` held-out pictures from number `first` that wear nothing unseen.
+    pub fn held_out(judge: &Judge, source: &Source, first: usize, n: usize, device: &Device) -> Result<Self> {
+        Self::through(judge, n, |at, count| source.batch(Split::HeldOut, &plain_held_out(first + at, count), 64, device))
+    }
+
+    pub fn len(&self) -> usize {
+        self.features.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.features.is_empty()
+    }
+
+    /// Mean distance of the features of picture i of the first half and picture i of the second.
+    pub fn diversity(&self) -> f64 {
+        let half = self.len() / 2;
+        let pairs = self.features[..half].iter().zip(&self.features[half..]);
+        pairs.map(|(a, b)| distance(a, b)).sum::<f64>() / half.max(1) as f64
+    }
+
+    /// Standard deviation of each regressed factor.
+    pub fn spread(&self) -> Vec<f64> {
+        let n = self.len() as f64;
+        let column = |k: usize| {
+            let mean = self.factors.iter().map(|f| f[k]).sum::<f64>() / n;
+            (self.factors.iter().map(|f| (f[k] - mean).powi(2)).sum::<f64>() / n).sqrt()
+        };
+        (0..FACTORS.len()).map(column).collect()
+    }
+
+    /// Share of the pictures with this factor above 0.
+    pub fn share(&self, factor: Factor) -> f64 {
+        self.factors.iter().filter(|f| f[factor as usize] > 0.0).count() as f64 / self.len().max(1) as f64
+    }
+
+    /// For each picture, the nearest of `others` and its distance.
+    pub fn nearest(&self, others: &Seen) -> Vec<(usize, f64)> {
+        let nearest = |a: &Vec<f64>| {
+            let each = others.features.iter().enumerate().map(|(i, b)| (i, distance(a, b)));
+            each.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, f64::NAN))
+        };
+        self.features.iter().map(nearest).collect()
+    }
+}
+
+/// The indices of held-out pictures that wear nothing unseen, `count` of them from the `first`.
+pub fn plain_held_out(first: usize, count: usize) -> Vec<u64> {
+    (0..).filter(|i| i % UNSEEN_EVERY != UNSEEN_EVERY - 1).skip(first).take(count).collect()
+}
+
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
+}
+
+/// Images as 8-bit files would hold them, again in [-1, 1].
+pub fn quantized(images: &Tensor) -> Result<Tensor> {
+    (((images.clamp(-1f32, 1f32)? + 1.0)? * 127.5)?.round()? / 127.5)? - 1.0
+}
+
+/// The Fréchet distance of two normal distributions fitted to the rows: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2).
+pub fn frechet(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
+    let moments = |rows: &[Vec<f64>]| {
+        let (n, d) = (rows.len() as f64, rows.first().map_or(0, Vec::len));
+        let mean: Vec<f64> = (0..d).map(|k| rows.iter().map(|r| r[k]).sum::<f64>() / n).collect();
+        let mut cov = Symmetric::zeros(d);
+        for row in rows {
+            let off: Vec<f64> = row.iter().zip(&mean).map(|(v, m)| v - m).collect();
+            cov.add_outer(&off, 1.0 / (n - 1.0));
+        }
+        (mean, cov)
+    };
+    let ((m1, c1), (m2, c2)) = (moments(a), moments(b));
+    let root = c1.sqrt();
+    let cross: f64 = root.sandwich(&c2).eigenvalues().iter().map(|v| v.max(0.0).sqrt()).sum();
+    distance(&m1, &m2).powi(2) + c1.trace() + c2.trace() - 2.0 * cross
+}
+
+/// Samples of a generator: latents and noise of picture `id` are fixed by (seed, id).
+pub struct Sampler<'a> {
+    pub generator: &'a dyn Generator,
+    pub seed: u64,
+    pub device: &'a Device,
+}
+
+impl Sampler<'_> {
+    fn ids(first: usize, count: usize) -> Vec<u64> {
+        (first as u64..(first + count) as u64).collect()
+    }
+
+    /// w+ `[count, rows, w_dim]`.
+    pub fn latents(&self, first: usize, count: usize) -> Result<Tensor> {
+        let z = Stream::new(self.seed, "zoo/measure-z").normal_rows(&Self::ids(first, count), &[self.generator.layout().z_dim], self.device)?;
+        self.generator.map(&z, None)
+    }
+
+    /// Images of w+; `draw` numbers independent draws of the noise.
+    pub fn images_of(&self, latents: &Tensor, first: usize, draw: u64) -> Result<Tensor> {
+        let stream = Stream::new(self.seed, &format!("zoo/measure-noise-{draw}"));
+        let noise = draw_noise(&self.generator.layout().noise, &stream, &Self::ids(first, latents.dim(0)?), self.device)?;
+        self.generator.synthesize(latents, &Synthesis { noise: Some(&noise), ..Default::default() })
+    }
+
+    pub fn images(&self, first: usize, count: usize) -> Result<Tensor> {
+        self.images_of(&self.latents(first, count)?, first, 0)
+    }
+
+    /// PSNR in dB over `n` samples: of two noise draws of the same w (what no encoder can beat without the noise), and of each
+    /// sample to the mean sample.
+    pub fn ceiling_and_mean_psnr(&self, n: usize) -> Result<(f64, f64)> {
+        let latents = self.latents(0, n)?;
+        let a = quantized(&self.images_of(&latents, 0, 0)?)?;
+        let b = quantized(&self.images_of(&latents, 0, 1)?)?;
+        Ok((psnr(&a, &b)?, psnr(&a, &a.mean_keepdim(0)?)?))
+    }
+
+    /// How well a linear rule on w tells the sign of a regressed factor: the share of right answers on the last quarter of `seen`
+    /// (samples 0, 1, ... of this sampler), with the rule fitted to the rest, balanced between both signs.
+    pub fn separability(&self, seen: &Seen, factor: Factor) -> Result<f64> {
+        let mut rows: Vec<(Vec<f64>, f64)> = Vec::new();
+        for first in (0..seen.len()).step_by(CHUNK) {
+            let w = self.latents(first, CHUNK.min(seen.len() - first))?.narrow(1, 0, 1)?.squeeze(1)?;
+            for (i, w) in w.to_dtype(DType::F64)?.to_vec2::<f64>()?.into_iter().enumerate() {
+                let sign = if seen.factors[first + i][factor as usize] > 0.0 { 1.0 } else { -1.0 };
+                rows.push(([w, vec![1.0]].concat(), sign));
+            }
+        }
+        let (train, test) = rows.split_at(rows.len() * 3 / 4);
+        let rule = ridge(train, 1e-3);
+        let right = |sign: f64| {
+            let of_sign: Vec<_> = test.iter().filter(|(_, s)| *s == sign).collect();
+            let score = |w: &[f64]| w.iter().zip(&rule).map(|(a, b)| a * b).sum::<f64>();
+            of_sign.iter().filter(|(w, _)| score(w) * sign > 0.0).count() as f64 / of_sign.len().max(1) as f64
+        };
+        Ok((right(1.0) + right(-1.0)) / 2.0)
+    }
+}
+
+/// Mean over pictures of the PSNR in dB, range [-1, 1].
+fn psnr(a: &Tensor, b: &Tensor) -> Result<f64> {
+    let mse = a.broadcast_sub(b)?.sqr()?.flatten_from(1)?.mean(1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    Ok(mse.iter().map(|m| 10.0 * (4.0 / m.max(1e-12)).log10()).sum::<f64>() / mse.len().max(1) as f64)
+}
+
+/// The mean w `[1, w_dim]` over `count` latents.
+pub fn mean_w(generator: &dyn Generator, seed: u64, count: usize, device: &Device) -> Result<Tensor> {
+    let mut sum: Option<Tensor> = None;
+    for first in (0..count).step_by(1000) {
+        let ids: Vec<u64> = (first as u64..(first + 1000).min(count) as u64).collect();
+        let z = Stream::new(seed, "zoo/centre").normal_rows(&ids, &[generator.layout().z_dim], device)?;
+        let w = generator.map(&z, None)?.narrow(1, 0, 1)?.squeeze(1)?.to_dtype(DType::F64)?.sum_keepdim(0)?;
+        sum = Some(match sum {
+            Some(sum) => (sum + w)?,
+            None => w,
+        });
+    }
+    match sum {
+        Some(sum) => (sum / count as f64)?.to_dtype(DType::F32),
+        None => candle_core::bail!("a mean w needs at least one latent"),
+    }
+}
+
+/// Mean absolute noise strength per site.
+pub fn noise_strengths(generator: &dyn Generator) -> Result<Vec<f64>> {
+    generator.noise_strengths()?.iter().map(|s| s.abs()?.mean_all()?.to_dtype(DType::F64)?.to_scalar()).collect()
+}
+
+/// Coefficient of determination of each factor on the first `n` plain held-out pictures.
+pub fn judge_r2(judge: &Judge, source: &Source, n: usize, device: &Device) -> Result<Vec<f64>> {
+    let seen = Seen::held_out(judge, source, 0, n, device)?;
+    let pictures = source.draw_all(Split::HeldOut, &plain_held_out(0, n));
+    let of = |k: usize| {
+        let mean = pictures.iter().map(|p| f64::from(p.factors[k])).sum::<f64>() / n as f64;
+        let total: f64 = pictures.iter().map(|p| (f64::from(p.factors[k]) - mean).powi(2)).sum();
+        let left: f64 = pictures.iter().zip(&seen.factors).map(|(p, f)| (f64::from(p.factors[k]) - f[k]).powi(2)).sum();
+        1.0 - left / total
+    };
+    debug_assert_eq!(seen.features.first().map(Vec::len), Some(FEATURES));
+    Ok((0..FACTORS.len()).map(of).collect())
+}
