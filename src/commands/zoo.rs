@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use crate::record::store::{Lock, create_folder};
 use crate::spec::Card;
-use crate::zoo::faces::{Factor, FACTORS, Source, Split};
+use crate::zoo::faces::{FACTORS, Factor, Source, Split};
 use crate::zoo::judge::Judge;
 use crate::zoo::networks::{self, Network, SOURCE_SEED, WEIGHTS};
 use crate::zoo::{model_card, sheet};

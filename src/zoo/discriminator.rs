@@ -141,12 +141,7 @@ pub enum Penalty {
 impl Penalty {
     /// The value of the penalty at `x` `[n, ...]`, and a scalar whose gradient over the weights is the penalty's (its own value
     /// means nothing): add it to the loss. `scores` is D; `frozen` is D with detached weights, for the gradient at `x`.
-    pub fn at(
-        self,
-        x: &Tensor,
-        scores: impl Fn(&Dual) -> Result<Dual>,
-        frozen: impl Fn(&Dual) -> Result<Dual>,
-    ) -> Result<(f64, Tensor)> {
+    pub fn at(self, x: &Tensor, scores: impl Fn(&Dual) -> Result<Dual>, frozen: impl Fn(&Dual) -> Result<Dual>) -> Result<(f64, Tensor)> {
         let n = x.dim(0)? as f64;
         let gradient = input_gradient(x, frozen)?;
         let norm = gradient.flatten_from(1)?.sqr()?.sum_keepdim(1)?.sqrt()?;

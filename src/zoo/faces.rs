@@ -22,9 +22,31 @@ const PIXELS: usize = SIZE * SIZE;
 /// The names of the factors, in the order of [`Picture::factors`]; each lies in [-1, 1]. The first [`IDENTITY_FACTORS`] belong to
 /// the person, the rest to the picture.
 pub const FACTORS: [&str; 25] = [
-    "face-width", "face-height", "jaw", "skin-tone", "skin-redness", "hair-lightness", "hair-hue", "hair-length", "fringe", "eye-size",
-    "iris", "eye-spacing", "brow", "nose-width", "nose-length", "mouth-width", "lip", "age", "beard", "smile", "glasses", "yaw",
-    "background-hue", "background-lightness", "light",
+    "face-width",
+    "face-height",
+    "jaw",
+    "skin-tone",
+    "skin-redness",
+    "hair-lightness",
+    "hair-hue",
+    "hair-length",
+    "fringe",
+    "eye-size",
+    "iris",
+    "eye-spacing",
+    "brow",
+    "nose-width",
+    "nose-length",
+    "mouth-width",
+    "lip",
+    "age",
+    "beard",
+    "smile",
+    "glasses",
+    "yaw",
+    "background-hue",
+    "background-lightness",
+    "light",
 ];
 
 /// How many of [`FACTORS`] (the first ones) are the same in every picture of one person.
@@ -40,15 +62,61 @@ pub const UNSEEN_EVERY: u64 = 5;
 /// The place of each factor in [`FACTORS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Factor {
-    FaceWidth, FaceHeight, Jaw, SkinTone, SkinRedness, HairLightness, HairHue, HairLength, Fringe, EyeSize, Iris, EyeSpacing, Brow,
-    NoseWidth, NoseLength, MouthWidth, Lip, Age, Beard, Smile, Glasses, Yaw, BackgroundHue, BackgroundLightness, Light,
+    FaceWidth,
+    FaceHeight,
+    Jaw,
+    SkinTone,
+    SkinRedness,
+    HairLightness,
+    HairHue,
+    HairLength,
+    Fringe,
+    EyeSize,
+    Iris,
+    EyeSpacing,
+    Brow,
+    NoseWidth,
+    NoseLength,
+    MouthWidth,
+    Lip,
+    Age,
+    Beard,
+    Smile,
+    Glasses,
+    Yaw,
+    BackgroundHue,
+    BackgroundLightness,
+    Light,
 }
 
 use Factor::*;
 
 const ALL: [Factor; FACTORS.len()] = [
-    FaceWidth, FaceHeight, Jaw, SkinTone, SkinRedness, HairLightness, HairHue, HairLength, Fringe, EyeSize, Iris, EyeSpacing, Brow,
-    NoseWidth, NoseLength, MouthWidth, Lip, Age, Beard, Smile, Glasses, Yaw, BackgroundHue, BackgroundLightness, Light,
+    FaceWidth,
+    FaceHeight,
+    Jaw,
+    SkinTone,
+    SkinRedness,
+    HairLightness,
+    HairHue,
+    HairLength,
+    Fringe,
+    EyeSize,
+    Iris,
+    EyeSpacing,
+    Brow,
+    NoseWidth,
+    NoseLength,
+    MouthWidth,
+    Lip,
+    Age,
+    Beard,
+    Smile,
+    Glasses,
+    Yaw,
+    BackgroundHue,
+    BackgroundLightness,
+    Light,
 ];
 
 impl Factor {
@@ -93,14 +161,8 @@ pub enum Accessory {
     EarringsAndScarf,
 }
 
-const ACCESSORIES: [Accessory; 6] = [
-    Accessory::Hat,
-    Accessory::Sunglasses,
-    Accessory::FaceMask,
-    Accessory::Headphones,
-    Accessory::FacePaint,
-    Accessory::EarringsAndScarf,
-];
+const ACCESSORIES: [Accessory; 6] =
+    [Accessory::Hat, Accessory::Sunglasses, Accessory::FaceMask, Accessory::Headphones, Accessory::FacePaint, Accessory::EarringsAndScarf];
 
 /// One drawn picture.
 #[derive(Debug, Clone, PartialEq)]

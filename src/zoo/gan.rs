@@ -226,7 +226,13 @@ impl Trainer {
     /// A training where `folder` left it; `change` may replace what is still to come.
     ///
     /// Errors: no state there, or one of another network.
-    pub fn resume(folder: &Path, change: impl FnOnce(&mut Recipe), build: Build, pool: impl FnOnce(&Recipe) -> Pool, device: &Device) -> Result<Self> {
+    pub fn resume(
+        folder: &Path,
+        change: impl FnOnce(&mut Recipe),
+        build: Build,
+        pool: impl FnOnce(&Recipe) -> Pool,
+        device: &Device,
+    ) -> Result<Self> {
         let path = folder.join(STATE);
         let (tensors, about) = checkpoint::load(&path, device)?;
         let mut progress: Progress =
@@ -386,7 +392,8 @@ impl Trainer {
     pub fn samples(&self, ids: &[u64]) -> candle_core::Result<Tensor> {
         let stage = self.recipe.at(self.shown).stage;
         let z = Stream::new(self.recipe.seed, "zoo/sample-z").normal_rows(ids, &[self.average.layout().z_dim], &self.device)?;
-        let noise = draw_noise(&sites(self.average.layout(), stage), &Stream::new(self.recipe.seed, "zoo/sample-noise"), ids, &self.device)?;
+        let noise =
+            draw_noise(&sites(self.average.layout(), stage), &Stream::new(self.recipe.seed, "zoo/sample-noise"), ids, &self.device)?;
         let with = Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() };
         Ok(self.average.synthesize(&self.average.map(&z, None)?, &with)?.detach())
     }

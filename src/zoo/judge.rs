@@ -36,7 +36,11 @@ impl Judge {
             let init = Init::Normal((gain / inputs as f64).sqrt());
             Ok((p.get("weight", (outputs, inputs), init)?, p.get("bias", outputs, Init::Const(0.0))?))
         };
-        Ok(Judge { convs, hidden: linear("hidden", inputs * 16, FEATURES, 2.0)?, factors: linear("factors", FEATURES, FACTORS.len(), 1.0)? })
+        Ok(Judge {
+            convs,
+            hidden: linear("hidden", inputs * 16, FEATURES, 2.0)?,
+            factors: linear("factors", FEATURES, FACTORS.len(), 1.0)?,
+        })
     }
 
     /// Pictures `[n, 3, 64, 64]` to features `[n, 128]`.

@@ -122,7 +122,8 @@ impl Sampler<'_> {
 
     /// w+ `[count, rows, w_dim]`.
     pub fn latents(&self, first: usize, count: usize) -> Result<Tensor> {
-        let z = Stream::new(self.seed, "zoo/measure-z").normal_rows(&Self::ids(first, count), &[self.generator.layout().z_dim], self.device)?;
+        let z =
+            Stream::new(self.seed, "zoo/measure-z").normal_rows(&Self::ids(first, count), &[self.generator.layout().z_dim], self.device)?;
         self.generator.map(&z, None)
     }
 

@@ -67,7 +67,8 @@ pub fn measure(network: &Network, bytes: &[u8], judge: &Judge, pictures: Option<
             for (name, r2) in FACTORS.iter().zip(judge_r2(&judge, &source, PICTURES, device)?) {
                 m.put(&format!("r2_{}", name.replace('-', "_")), r2);
             }
-            let (a, b) = (Seen::held_out(&judge, &source, 0, PICTURES, device)?, Seen::held_out(&judge, &source, PICTURES, PICTURES, device)?);
+            let (a, b) =
+                (Seen::held_out(&judge, &source, 0, PICTURES, device)?, Seen::held_out(&judge, &source, PICTURES, PICTURES, device)?);
             m.put("frechet_floor", frechet(&a.features, &b.features));
             m.put("source_diversity", a.diversity());
             Ok(m)
@@ -100,7 +101,13 @@ fn measure_classifier(vgg: &crate::perceptual::Vgg16, source: &Source, device: &
     Ok(m)
 }
 
-fn measure_generator(generator: &dyn Generator, source: &Source, judge: &Judge, pictures: Option<&Path>, device: &Device) -> Result<Measured> {
+fn measure_generator(
+    generator: &dyn Generator,
+    source: &Source,
+    judge: &Judge,
+    pictures: Option<&Path>,
+    device: &Device,
+) -> Result<Measured> {
     let sampler = Sampler { generator, seed: SAMPLE_SEED, device };
     let resolution = generator.layout().resolution;
     if let Some(folder) = pictures {
@@ -221,11 +228,13 @@ pub fn write(network: &Network, weights: &Path, judge: &Judge, out: &Path, devic
         source: Place::Embedded(EmbeddedFile { file }),
         sha256: Some(sha256_hex(&bytes)),
         bytes: Some(bytes.len() as u64),
+        bytes_about: None,
+        format: "safetensors".into(),
         pinned: true,
-        resolution: Some(if network.name.starts_with("tiny/") { 16 } else { 64 }),
+        resolution: Some(if network.name.ends_with("_tiny") { 16 } else { 64 }),
         pixel_range: Some([-1.0, 1.0]),
         network: Some(network.shape()),
-        licence: Licence { name: "MIT OR Apache-2.0".into(), url: None, note: String::new(), non_commercial: false },
+        licence: Licence { name: "MIT OR Apache-2.0".into(), url: None, note: String::new(), non_commercial: false, reupload_tag: None },
         training: Some(Trained {
             command: format!("mtv-bench zoo train {}", network.name),
             seed: about["recipe"]["seed"].as_u64().unwrap_or(0),
@@ -244,26 +253,33 @@ pub fn write(network: &Network, weights: &Path, judge: &Judge, out: &Path, devic
     };
     let text = toml::to_string(&card).map_err(|e| Error::internal(e.to_string()))?;
     let first = match measured.missed.as_slice() {
-        [] => "# Meets every bar of the mini zoo that was measured.".to_string(),
-        missed => format!("# MISSED: {}.", missed.join("; ")),
+        missed @ [_, ..] => format!("# MISSED: {}.", missed.join("; ")),
+        [] if generator => "# Meets every bar of the mini zoo.".to_string(),
+        [] => format!("# Measured by `mtv-bench zoo card {}`.", network.name),
     };
     write_atomic(&out.join(format!("{}.toml", network.name)), format!("{first}\n{text}").as_bytes())?;
     Ok(measured)
 }
 
 fn notes(network: &Network) -> String {
-    match (&network.training, network.name.starts_with("tiny/")) {
-        (Training::Generator { .. }, false) => "Learned from 40,000 procedural faces (src/zoo/faces.rs, seed 1); it never saw an accessory. \
+    match (&network.training, network.name.ends_with("_tiny")) {
+        (Training::Generator { .. }, false) => {
+            "Learned from 40,000 procedural faces (src/zoo/faces.rs, seed 1); it never saw an accessory. \
             Distances and factors are those of mini/judge on 8-bit samples with full noise and no truncation; spread_* is the standard \
             deviation of a regressed factor relative to that on held-out renders; separable_* the balanced accuracy of a linear rule on w."
-            .into(),
+                .into()
+        }
         (Training::Generator { .. }, true) => "For tests: 16 px, a minute of training.".into(),
-        (Training::Classifier(_), _) => "Classes are grouped: three equally likely bins of each factor and two of glasses, one softmax per group \
+        (Training::Classifier(_), _) => {
+            "Classes are grouped: three equally likely bins of each factor and two of glasses, one softmax per group \
             (src/zoo/classifier.rs). A quarter of the steps saw the pictures at 128 px."
-            .into(),
-        (Training::Judge(_), _) => "Reads the 25 factors; its 128 hidden features are the space of fd-mini, which is not FID. No other network \
+                .into()
+        }
+        (Training::Judge(_), _) => {
+            "Reads the 25 factors; its 128 hidden features are the space of fd-mini, which is not FID. No other network \
             was trained with it."
-            .into(),
+                .into()
+        }
     }
 }
 

@@ -76,7 +76,7 @@ pub fn all() -> Vec<Network> {
         stages: stages.to_vec(),
         fade: 10_000,
         gamma: gamma.to_vec(),
-        decay: 0.2,
+        decay: 0.25,
         pool,
     };
     vec![
@@ -96,7 +96,7 @@ pub fn all() -> Vec<Network> {
             training: classifier(2),
         },
         Network {
-            name: "tiny/stylegan1",
+            name: "mini/stylegan1_tiny",
             title: "StyleGANv1 on procedural faces, 16 px, for tests",
             training: Training::Generator {
                 recipe: adversarial(&[24_000, 36_000], &[(0, 0.375), (24_000, 0.75)], 10_000),
@@ -108,8 +108,8 @@ pub fn all() -> Vec<Network> {
             title: "StyleGANv1 on procedural faces, 64 px",
             training: Training::Generator {
                 recipe: adversarial(
-                    &[40_000, 70_000, 98_464, 110_000],
-                    &[(0, 0.375), (40_000, 0.75), (110_000, 1.5), (225_000, 1.0)],
+                    &[40_000, 70_000, 98_464, 180_000],
+                    &[(0, 0.375), (40_000, 0.75), (110_000, 1.5), (225_000, 1.0), (290_000, 0.6)],
                     40_000,
                 ),
                 build: mini_stylegan1,
@@ -165,13 +165,11 @@ impl Network {
             ..shape("stylegan1")
         };
         match (&self.training, self.name) {
-            (Training::Generator { .. }, "tiny/stylegan1") => generator(stylegan1(16, 32, 256, 4)),
+            (Training::Generator { .. }, "mini/stylegan1_tiny") => generator(stylegan1(16, 32, 256, 4)),
             (Training::Generator { .. }, _) => generator(stylegan1(64, 128, 1024, 8)),
-            (Training::Classifier(_), _) => card::Network {
-                widths: classifier::WIDTHS.to_vec(),
-                classes: Some(classifier::CLASSES),
-                ..shape("vgg16")
-            },
+            (Training::Classifier(_), _) => {
+                card::Network { widths: classifier::WIDTHS.to_vec(), classes: Some(classifier::CLASSES), ..shape("vgg16") }
+            }
             (Training::Judge(_), _) => shape("judge"),
         }
     }
@@ -205,7 +203,9 @@ impl Network {
                 tensors.insert("center_tensor".into(), mean_w(generator, trainer.recipe().seed, CENTRE_LATENTS, device)?);
                 (tensors, about(self.name, trainer.recipe(), trainer.shown(), trainer.seconds())?)
             }
-            Training::Classifier(recipe) => supervised_weights::<Classifier>(self.name, recipe, &draw(recipe.pool), folder, resume, device, report)?,
+            Training::Classifier(recipe) => {
+                supervised_weights::<Classifier>(self.name, recipe, &draw(recipe.pool), folder, resume, device, report)?
+            }
             Training::Judge(recipe) => supervised_weights::<Judge>(self.name, recipe, &draw(recipe.pool), folder, resume, device, report)?,
         };
         checkpoint::save(&folder.join(WEIGHTS), &tensors, &about)
@@ -220,7 +220,8 @@ impl Network {
             let mut stages = vec![0; recipe.stages.len()];
             stages[place] = 1 << 40;
             let probe = gan::Recipe { stages, ..recipe.clone() };
-            let mut trainer = Trainer::new(probe, build, pool.take().unwrap_or_else(|| Pool::draw(&Source::new(SOURCE_SEED), Split::Train, 64)), device)?;
+            let mut trainer =
+                Trainer::new(probe, build, pool.take().unwrap_or_else(|| Pool::draw(&Source::new(SOURCE_SEED), Split::Train, 64)), device)?;
             trainer.step()?;
             let start = std::time::Instant::now();
             (0..8).try_for_each(|_| trainer.step().map(|_| ()))?;

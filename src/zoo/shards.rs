@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::backprop::GradStore;
 use candle_core::Tensor;
+use candle_core::backprop::GradStore;
 
 use crate::params::Param;
 use crate::{Error, Result};

@@ -52,11 +52,8 @@ impl Released {
             x = conv(&x, w1)?.bias_lrelu(Some(b1), 0.2)?.linear(ops::blur3)?;
             x = conv(&x, w2)?.linear(ops::avg_pool2)?.bias_lrelu(Some(b2), 0.2)?;
         }
-        let x = if self.minibatch_std {
-            x.minibatch_std(4)?
-        } else {
-            x.linear(|x| Tensor::cat(&[x, &x.narrow(1, 0, 1)?.zeros_like()?], 1))?
-        };
+        let x =
+            if self.minibatch_std { x.minibatch_std(4)? } else { x.linear(|x| Tensor::cat(&[x, &x.narrow(1, 0, 1)?.zeros_like()?], 1))? };
         let x = conv(&x, &self.last.0)?.bias_lrelu(Some(&self.last.1), 0.2)?.linear(|x| x.flatten_from(1))?;
         let x = x.linear(|x| ops::linear(x, &self.dense.0, None))?.shift(&self.dense.1)?.lrelu(0.2)?;
         x.linear(|x| ops::linear(x, &self.score.0, None))?.shift(&self.score.1)
