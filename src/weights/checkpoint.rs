@@ -114,7 +114,7 @@ pub(super) fn assemble(format: Format, graph: &Graph, unfolded: Unfolded, file: 
     let mut warnings = Vec::new();
     let mut by_storage: BTreeMap<&str, Vec<(&str, &View)>> = BTreeMap::new();
     let mut total = 0u64;
-    let bound = file.saturating_mul(4).saturating_add(64 << 20);
+    let bound = file.saturating_mul(4).saturating_add(16 << 20);
     let mut account = |bytes: usize| {
         total = total.saturating_add(bytes as u64);
         let message = || Error::corrupt(format!("its tensors would take more than {bound} bytes, four times the file: refused"));
