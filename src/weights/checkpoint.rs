@@ -199,6 +199,18 @@ impl Checkpoint {
         }
     }
 
+    /// The tensors of the generator, taken out of the wrappers in which training code saves it: genforce's averaged copy
+    /// `generator_smooth` (or `generator`), rosinality's `g_ema` with the `latent_avg` beside it. A file without a wrapper is
+    /// given whole.
+    pub fn generator(&self) -> BTreeMap<String, Tensor> {
+        if let Ok(found) = self.under_first(&["generator_smooth", "models.generator_smooth", "generator", "models.generator"]) {
+            return found;
+        }
+        let Ok(mut found) = self.under("g_ema") else { return self.tensors.clone() };
+        found.extend(self.tensors.get("latent_avg").map(|mean| ("latent_avg".to_string(), mean.clone())));
+        found
+    }
+
     /// The top-level keys under which tensors lie, with their number: for messages and `weights info`.
     pub fn groups(&self) -> Vec<String> {
         let mut groups: BTreeMap<&str, usize> = BTreeMap::new();

@@ -43,3 +43,22 @@ fn a_whole_file_loads_and_each_kind_of_partial_one_is_named() {
         &["1 tensors do not belong to this network: conv.extra", "its card names another"],
     );
 }
+
+#[test]
+fn a_generator_is_taken_out_of_its_training_wrapper() {
+    let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/generators/containers"));
+    let names = |file: &str| -> Vec<String> {
+        let checkpoint = mtv_bench::weights::open(&folder.join(file)).expect("it opens");
+        checkpoint.generator().into_keys().collect()
+    };
+    let want = names("genforce_stylegan2_16px.expected.safetensors");
+    for file in ["genforce_stylegan2_16px.pth", "genforce_stylegan2_16px_no_smooth.pth", "genforce_training_checkpoint.pth"] {
+        assert_eq!(names(file), want, "{file}");
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("rosinality.safetensors");
+    let file = tensors(&[("g_ema.conv1.bias", &[4]), ("d.conv1.bias", &[4]), ("latent_avg", &[8])]);
+    mtv_bench::weights::save(&path, &file, &BTreeMap::new()).expect("it is written");
+    let found = mtv_bench::weights::open(&path).expect("it opens").generator();
+    assert_eq!(found.keys().map(String::as_str).collect::<Vec<_>>(), ["conv1.bias", "latent_avg"]);
+}
