@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub mod compare;
+pub mod golden;
 pub mod stats;
 pub mod store;
 pub mod summary;

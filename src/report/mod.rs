@@ -17,6 +17,7 @@ pub mod html;
 mod ink;
 pub mod published;
 pub mod table;
+pub mod verdicts;
 
 use published::Published;
 
