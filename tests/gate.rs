@@ -1,1 +1,180 @@
+//! The regression gate: the fixtures' verdicts stand in parity; here whole records, planted losses, reseeding and unlike things.
 
+use mtv_bench::record::Record;
+use mtv_bench::record::compare::{Check, Verdict, check};
+use mtv_bench::record::golden::Golden;
+use mtv_bench::record::stats::Interval;
+use mtv_bench::report::verdicts;
+
+use crate::tables::sample;
+
+const STEPS: [f64; 5] = [0.0, 0.8, 0.9, 0.1, -0.6];
+const IMAGES: usize = 96;
+
+fn golden() -> Golden {
+    Golden::of(&[sample(&[1, 2, 3, 4, 5], IMAGES, STEPS)]).unwrap()
+}
+
+/// The record with every PSNR of one arm lowered.
+fn planted(mut record: Record, arm: &str, loss: f64) -> Record {
+    for s in record.scores.iter_mut().filter(|s| s.arm == arm && s.metric == "psnr@64") {
+        s.value -= loss;
+    }
+    record
+}
+
+fn verdicts_of(check: &Check, arm: &str) -> Vec<Verdict> {
+    check.cells.iter().filter(|c| c.gates && c.arm.name == arm).map(|c| c.verdict).collect()
+}
+
+#[test]
+fn a_planted_loss_fails_and_names_its_arm() {
+    let golden = golden();
+    for arm in ["z", "w", "w_zn_zc"] {
+        let check = check(&golden, &[planted(sample(&[11, 12, 13], IMAGES, STEPS), arm, 0.3)]).unwrap();
+        assert_eq!(check.verdict(), Verdict::Fail, "{}", verdicts::terminal(&check));
+        assert!(verdicts_of(&check, arm).contains(&Verdict::Fail));
+        for other in golden.arms.iter().filter(|a| a.name != arm) {
+            assert!(!verdicts_of(&check, &other.name).contains(&Verdict::Fail), "{} lost nothing", other.name);
+        }
+    }
+}
+
+#[test]
+fn reseeding_alone_does_not_fail() {
+    let golden = golden();
+    let (mut open, mut all) = (0, 0);
+    for seed in 20..50 {
+        let check = check(&golden, &[sample(&[seed], IMAGES, STEPS)]).unwrap();
+        assert_ne!(check.verdict(), Verdict::Fail, "seed {seed}: {}", verdicts::terminal(&check));
+        open += check.cells.iter().filter(|c| c.gates && c.verdict == Verdict::Inconclusive).count();
+        all += check.cells.iter().filter(|c| c.gates).count();
+    }
+    // One new training against 96 images leaves some comparisons open, but few.
+    assert!(open * 6 < all, "{open} of {all} comparisons of fresh seeds were inconclusive");
+}
+
+#[test]
+fn the_same_run_again_is_equal_and_another_machine_is_judged_by_the_band() {
+    let golden = golden();
+    let again = sample(&[2], IMAGES, STEPS);
+    let equal = check(&golden, std::slice::from_ref(&again)).unwrap();
+    assert!(equal.cells.iter().all(|c| c.verdict == Verdict::Pass && c.reason.contains("same seed")), "{}", verdicts::terminal(&equal));
+    let mut elsewhere = again;
+    elsewhere.provenance.cpu = "another".into();
+    let banded = check(&golden, &[elsewhere]).unwrap();
+    assert_ne!(banded.verdict(), Verdict::Fail);
+    assert!(banded.cells.iter().filter(|c| !c.arm.reference).all(|c| !c.reason.contains("same seed")));
+}
+
+#[test]
+fn an_improvement_is_told() {
+    let check = check(&golden(), &[planted(sample(&[11], IMAGES, STEPS), "w", -1.0)]).unwrap();
+    assert_eq!(verdicts_of(&check, "w"), [Verdict::Improved, Verdict::Improved]);
+    assert_ne!(check.verdict(), Verdict::Fail);
+}
+
+#[test]
+fn metrics_that_do_not_decide_are_reported_only() {
+    let mut record = sample(&[11, 12, 13], IMAGES, STEPS);
+    record.scores.iter_mut().filter(|s| s.arm == "w" && s.metric == "lpips-mini@64").for_each(|s| s.value += 0.2);
+    let check = check(&golden(), &[record]).unwrap();
+    let lpips = check.cells.iter().find(|c| c.arm.name == "w" && c.metric == "lpips-mini@64").unwrap();
+    assert!(lpips.verdict == Verdict::Fail && !lpips.gates && lpips.loss_p.unwrap() < 0.001);
+    assert_ne!(check.verdict(), Verdict::Fail);
+    assert!(verdicts::terminal(&check).contains("lpips-mini@64"), "a loss is shown even where it does not decide");
+}
+
+#[test]
+fn unlike_things_are_refused_by_name() {
+    let golden = golden();
+    let fresh = || sample(&[11], IMAGES, STEPS);
+    let refused = |change: &dyn Fn(&mut Record), wanted: &str| {
+        let mut record = fresh();
+        change(&mut record);
+        let check = check(&golden, &[record]).unwrap();
+        assert_eq!(check.verdict(), Verdict::NotComparable, "{wanted}");
+        assert!(check.refusals.iter().any(|r| r.contains(wanted)), "{wanted:?} is not in {:?}", check.refusals);
+    };
+    assert!(check(&golden, &[fresh()]).unwrap().refusals.is_empty());
+    refused(&|r| r.profile = "standard".into(), "profile: standard instead of mini");
+    refused(&|r| r.study = "other".into(), "study: other");
+    refused(&|r| r.format = 2, "record format: 2 instead of 1");
+    refused(&|r| r.spec["version"] = 2.into(), "version: 2 instead of 1");
+    refused(&|r| r.spec["train"]["steps"] = 999.into(), "train.steps: 999 instead of 1000");
+    refused(&|r| r.images[3].sha256 = "ff".repeat(32), "image \"0003\" has other pixels");
+    refused(&|r| r.provenance.weights.values_mut().for_each(|v| *v = "00".repeat(32)), "weights mini/stylegan1: 000000000000 instead of");
+    refused(
+        &|r| r.scores.iter_mut().filter(|s| s.metric == "psnr@64").for_each(|s| s.metric = "psnr@128".into()),
+        "protocol psnr@128 instead of psnr@64",
+    );
+    refused(
+        &|r| {
+            r.images.retain(|i| i.id != "0005");
+            r.scores.retain(|s| s.image != "0005");
+        },
+        "95 real images instead of 96",
+    );
+    refused(&|r| r.arms.retain(|a| a.name != "w"), "the arm \"w\" is not in the record");
+    // Seeds and what only people read make no difference.
+    let mut same = fresh();
+    same.spec["seeds"] = serde_json::json!([99]);
+    same.spec["title"] = "another title".into();
+    assert!(check(&golden, &[same]).unwrap().refusals.is_empty());
+}
+
+#[test]
+fn golden_scores_need_three_seeds_and_like_records() {
+    let error = Golden::of(&[sample(&[1, 2], 8, STEPS)]).unwrap_err();
+    assert!(error.kind.exit_code() == 9 && error.message.contains("at least 3 seeds"), "{error}");
+    let parts = [sample(&[1], 8, STEPS), sample(&[2], 8, STEPS), sample(&[3], 8, STEPS)];
+    let together = Golden::of(&parts).unwrap();
+    assert_eq!(together.scores, Golden::of(&[sample(&[1, 2, 3], 8, STEPS)]).unwrap().scores);
+    let twice = Golden::of(&[sample(&[1, 2], 8, STEPS), sample(&[2, 3], 8, STEPS)]).unwrap_err();
+    assert!(twice.message.contains("seed 2 is there twice"), "{twice}");
+    let unlike = Golden::of(&[sample(&[1, 2], 8, STEPS), sample(&[3], 9, STEPS)]).unwrap_err();
+    assert!(unlike.message.contains("other images"), "{unlike}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("golden.json");
+    together.write(&path).unwrap();
+    assert_eq!(Golden::read(&path).unwrap(), together);
+    std::fs::write(&path, b"{}").unwrap();
+    assert_eq!(Golden::read(&path).unwrap_err().kind.exit_code(), 5);
+}
+
+#[test]
+fn infinite_scores_are_never_averaged() {
+    let mut record = sample(&[1, 2, 3], 8, STEPS);
+    record.scores.iter_mut().filter(|s| s.arm == "w" && s.image == "0001" && s.metric == "psnr@64").for_each(|s| s.value = f64::INFINITY);
+    let with = Golden::of(&[record.clone()]).unwrap();
+    assert_eq!(check(&with, &[record]).unwrap().verdict(), Verdict::Pass, "infinite on both sides is equal");
+    let check = check(&with, &[sample(&[7], 8, STEPS)]).unwrap();
+    assert!(verdicts_of(&check, "w").iter().all(|v| *v == Verdict::Inconclusive));
+}
+
+#[test]
+fn the_rule_at_its_corners() {
+    let of = |low, high, margin| Verdict::of(Interval { low, high }, margin);
+    assert_eq!(of(0.0, 0.0, 0.0), Verdict::Pass);
+    assert_eq!(of(0.01, 0.2, 0.1), Verdict::Improved);
+    assert_eq!(of(-0.05, 0.2, 0.1), Verdict::Pass);
+    assert_eq!(of(-0.3, -0.2, 0.1), Verdict::Fail);
+    assert_eq!(of(-0.3, -0.05, 0.1), Verdict::Inconclusive);
+}
+
+#[test]
+fn junit_and_markdown_say_the_same() {
+    let golden = golden();
+    let failed = check(&golden, &[planted(sample(&[11, 12, 13], IMAGES, STEPS), "w_zn", 0.5)]).unwrap();
+    let mut unlike = sample(&[11], IMAGES, STEPS);
+    unlike.profile = "a<b".into();
+    let refused = check(&golden, &[unlike]).unwrap();
+    let xml = verdicts::junit(&[failed.clone(), refused.clone()]);
+    assert_eq!(xml.matches("<failure ").count(), failed.cells.iter().filter(|c| c.gates && c.verdict == Verdict::Fail).count());
+    assert!(xml.contains("<testcase classname=\"ablation_mtv.mini\" name=\"w_zn synthesized psnr@64\"><failure"));
+    assert!(xml.contains("ablation_mtv.a&lt;b") && xml.contains("<error message=\"profile: a&lt;b instead of mini\"/>"));
+    assert_eq!(xml.matches("<testcase ").count(), xml.matches("</testcase>").count());
+    let markdown = verdicts::markdown(&[failed, refused]);
+    assert!(markdown.contains("### ablation_mtv.mini: fail") && markdown.contains("| **fail** | w + z_n |"));
+    assert!(markdown.contains("### ablation_mtv.a<b: not comparable"));
+}

@@ -1,12 +1,13 @@
 //! The statistics fixtures: bootstrap, Wilcoxon, Holm, seed spread, and the normal distribution under them.
 
+use mtv_bench::record::compare::Verdict;
 use mtv_bench::record::stats::{self, Alternative, Bootstrap, Kind, Mode, Side, Spread, Zeros};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
 use super::harness::{Check, Error, Fixture, Outcome};
 
-pub const CHECKS: &[Check] = &[statistics];
+pub const CHECKS: &[Check] = &[statistics, gate];
 
 fn statistics(f: &Fixture) -> Option<Outcome> {
     match (f.area.as_str(), f.file.as_str()) {
@@ -209,4 +210,27 @@ fn seed_case(o: &mut Outcome, want: &Value, file: &SafeTensors) {
             number(&want["two_level_percentile_0.95"][i]),
         );
     }
+}
+
+fn gate(f: &Fixture) -> Option<Outcome> {
+    if f.area != "metrics" || f.file != "stats/gate.json" {
+        return None;
+    }
+    Some(Outcome::of(|o| {
+        let json: Value = serde_json::from_slice(&std::fs::read(f.path())?)?;
+        let bytes = std::fs::read(f.folder.join("stats/stats.safetensors"))?;
+        let file = SafeTensors::deserialize(&bytes)?;
+        for case in json["cases"].as_array().ok_or("no cases")? {
+            let name = case["case"].as_str().ok_or("no name")?;
+            let sign = if case["higher_is_better"] == true { 1.0 } else { -1.0 };
+            let (a, b) = (f64s(&file, &format!("{name}/a")), f64s(&file, &format!("{name}/b")));
+            let differences: Vec<f64> = a.iter().zip(&b).map(|(old, new)| sign * (new - old)).collect();
+            let improvement = Bootstrap::of_mean(&differences, &rows(&file, &format!("{name}/idx"))).interval95();
+            compare(o, "interval ends", 1e-9, name, improvement.low, number(&case["signed_interval"][0]));
+            compare(o, "interval ends", 1e-9, name, improvement.high, number(&case["signed_interval"][1]));
+            let verdict = Verdict::of(improvement, number(&case["margin"]));
+            o.equal("verdict", name, verdict.words(), case["verdict"].as_str().unwrap_or(""))?;
+        }
+        Ok(())
+    }))
 }
