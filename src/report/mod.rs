@@ -15,6 +15,7 @@ pub mod figure;
 pub mod finding;
 pub mod html;
 mod ink;
+pub mod lint;
 pub mod published;
 pub mod table;
 pub mod verdicts;
