@@ -320,3 +320,26 @@ fn incomplete_records_are_refused() {
     let cell = &report.sets[0].rows[0].cells[0];
     assert!(cell.mean == "∞" && cell.low.is_empty() && cell.sd.is_empty(), "a mean of infinity has no interval");
 }
+
+/// Every value in which the two presets, or the two cases, differ has its place in paper/reading.md.
+#[test]
+fn the_reading_of_the_paper_names_every_value_that_differs() {
+    use mtv_bench::objective::Recipe;
+    let reading = include_str!("../paper/reading.md");
+    let tables = |recipe: Recipe| serde_json::to_value(recipe).unwrap();
+    let paper = tables(Recipe::paper());
+    let mut checked = 0;
+    for other in [Recipe::released(), Recipe::paper().case2(), Recipe::released().released_case2()].map(tables) {
+        for (table, values) in paper.as_object().unwrap() {
+            for (key, value) in values.as_object().unwrap().iter().filter(|(k, v)| other[table][k] != **v) {
+                assert!(
+                    reading.contains(&format!("`{table}.{key}")),
+                    "{table}.{key} ({value} or {}) is not in reading.md",
+                    other[table][key]
+                );
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 20);
+}
