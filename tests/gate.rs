@@ -178,3 +178,50 @@ fn junit_and_markdown_say_the_same() {
     assert!(markdown.contains("### ablation_mtv.mini: fail") && markdown.contains("| **fail** | w + z_n |"));
     assert!(markdown.contains("### ablation_mtv.a<b: not comparable"));
 }
+
+/// Runs the program in `folder`; its exit code and everything it said.
+fn program(folder: &std::path::Path, args: &[&str]) -> (i32, String) {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_mtv-bench")).current_dir(folder).args(args).output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    (out.status.code().unwrap(), text)
+}
+
+#[test]
+fn exit_codes_tell_a_script_what_happened() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let write = |name: &str, record: &Record| {
+        let run = at.join("results/runs").join(name);
+        std::fs::create_dir_all(&run).unwrap();
+        std::fs::write(run.join("record.json"), serde_json::to_vec(record).unwrap()).unwrap();
+        format!("results/runs/{name}")
+    };
+    let expect = |args: &[&str], code: i32, wanted: &str| {
+        let (got, text) = program(at, args);
+        assert!(got == code && text.contains(wanted), "{args:?} gave {got}: {text}");
+    };
+    expect(&["check"], 4, "results/runs holds no record");
+    let good = write("good", &sample(&[1, 2, 3], IMAGES, STEPS));
+    expect(&["check", &good], 4, "no golden scores; `mtv-bench check --bless`");
+    expect(&["check", &good, "--bless"], 0, "results/golden/ablation_mtv.mini.json");
+    expect(&["check", &good, "--junit", "j.xml", "--markdown", "m.md"], 0, "ablation_mtv.mini: pass");
+    assert!(std::fs::read_to_string(at.join("j.xml")).unwrap().contains("failures=\"0\""));
+    assert!(std::fs::read_to_string(at.join("m.md")).unwrap().contains("### ablation_mtv.mini: pass"));
+    let bad = write("bad", &planted(sample(&[11, 12, 13], IMAGES, STEPS), "w", 1.0));
+    expect(&["check", &bad], 3, "error: ablation_mtv.mini: scores got worse than the spread over the golden seeds allows");
+    let mut other = sample(&[11], IMAGES, STEPS);
+    other.spec["version"] = 7.into();
+    let unlike = write("unlike", &other);
+    expect(&["check", &unlike], 9, "version: 7 instead of 1");
+    expect(&["check", "absent.json"], 4, "absent.json: no such record");
+    std::fs::write(at.join("broken.json"), b"{").unwrap();
+    expect(&["check", "broken.json"], 5, "broken.json: not a record");
+    expect(&["check", &unlike, "--bless"], 9, "need at least 3 seeds");
+
+    std::fs::write(at.join("rival.csv"), "Method,PSNR,MSE\npSp,18.03,0.0345\n").unwrap();
+    expect(&["lint-table", "rival.csv"], 5, "impossible  pSp: MSE on [-1, 1]: the mean PSNR 18.03 dB is 2.61 dB below");
+    let table3 = concat!(env!("CARGO_MANIFEST_DIR"), "/paper/published.toml");
+    expect(&["lint-table", table3], 0, "10 rows, 0 impossible, 0 doubtful");
+    expect(&["lint-table", "rival.csv", "--mse-range", "0"], 2, "is not the width of a range");
+    expect(&["lint-table", "absent.csv"], 4, "absent.csv: no such file");
+}

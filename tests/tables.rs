@@ -321,6 +321,20 @@ fn incomplete_records_are_refused() {
     assert!(cell.mean == "∞" && cell.low.is_empty() && cell.sd.is_empty(), "a mean of infinity has no interval");
 }
 
+#[test]
+fn equal_arms_and_the_studys_remarks_are_told() {
+    let mut record = sample(&[1], 12, STEPS);
+    let of_z: Vec<Score> = record.scores.iter().filter(|s| s.arm == "z").cloned().collect();
+    record.scores.retain(|s| s.arm != "w");
+    record.scores.extend(of_z.into_iter().map(|s| Score { arm: "w".into(), ..s }));
+    record.spec["arms"] = serde_json::json!([{ "name": "w", "label": "w", "note": "learns nothing from images" }, { "name": "z" }]);
+    let report = Report::of(&record).unwrap();
+    let row = report.sets[0].rows.iter().find(|r| r.name == "w").unwrap();
+    assert!(row.cells.iter().all(|c| c.difference == "equal" && c.difference_low.is_empty() && !c.resolved));
+    let text = table::render(&report, "table.md", &Default::default()).unwrap();
+    assert!(text.contains("- w: learns nothing from images") && text.contains("| w | equal | equal | equal | equal |"), "{text}");
+}
+
 /// Every value in which the two presets, or the two cases, differ has its place in paper/reading.md.
 #[test]
 fn the_reading_of_the_paper_names_every_value_that_differs() {

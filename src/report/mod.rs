@@ -84,7 +84,7 @@ pub struct Cell {
     /// The best mean among the trained arms.
     pub best: bool,
     pub published: String,
-    /// Paired difference to the first arm, with sign.
+    /// Paired difference to the first arm, with sign; "equal" if every image scores the same.
     pub difference: String,
     pub difference_low: String,
     pub difference_high: String,
@@ -184,7 +184,15 @@ fn about(record: &Record, published: &Published) -> Vec<String> {
         Some(note) => note.to_string(),
         None => "The paper publishes no numbers for this study.".into(),
     });
+    about.extend(notes(record));
     about
+}
+
+/// The study's own remarks on its arms.
+fn notes(record: &Record) -> Vec<String> {
+    let arms = record.spec.get("arms").and_then(|a| a.as_array()).into_iter().flatten();
+    let text = |arm: &serde_json::Value, key: &str| arm.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_string();
+    arms.filter(|a| !text(a, "note").is_empty()).map(|a| format!("{}: {}", text(a, "label"), text(a, "note"))).collect()
 }
 
 fn provenance(record: &Record) -> Vec<(String, String)> {
@@ -233,6 +241,10 @@ fn table_of(record: &Record, set: &str, metrics: &[&str], published: &Published)
             let is_base = base.is_some_and(|b| std::ptr::eq(b, grid));
             let difference = if is_base { None } else { base.and_then(|b| grid.minus(b)).map(|d| d.summary()) };
             let mut cell = cell(&grid.summary(), difference.as_ref(), info.digits);
+            // Arms that differ in nothing that reaches the encoder (case 1: the attention) are equal, not just close.
+            if !is_base && base.and_then(|b| grid.minus(b)).is_some_and(|d| d.values.iter().flatten().all(|v| *v == 0.0)) {
+                cell = Cell { difference: "equal".into(), difference_low: String::new(), difference_high: String::new(), ..cell };
+            }
             cell.best = best == Some(i);
             cell.resolved = resolved[i];
             if let Some((value, item)) = published.value(&record.study, set, &record.arms[i], info.name) {
