@@ -143,13 +143,13 @@ fn unknown_metric() {
 #[test]
 fn unknown_card() {
     let output = plan_edited("generator = \"stylegan1_ffhq_1024\"", "generator = \"tiny/stylegan\"");
-    refused_with(&output, 2, &["small.toml:11:13: there is no card \"tiny/stylegan\" below baselines/; did you mean \"tiny/stylegan1\"?"]);
+    refused_with(&output, 2, &["small.toml:10:13: there is no card \"tiny/stylegan\" below baselines/; did you mean \"tiny/stylegan1\"?"]);
 }
 
 #[test]
 fn a_card_of_another_kind() {
     let output = plan_edited("generator = \"stylegan1_ffhq_1024\"", "generator = \"tiny/vgg16\"");
-    refused_with(&output, 2, &["small.toml:11:13: the card \"tiny/vgg16\" is not of the kind needed here"]);
+    refused_with(&output, 2, &["small.toml:10:13: the card \"tiny/vgg16\" is not of the kind needed here"]);
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn a_disk_that_is_full() {
         });
     }
     let output = finish(command);
-    refused_with(&output, 6, &["safetensors", "writing: "]);
+    refused_with(&output, 6, &["error: ", ".tmp: writing: "]);
     // What was being written is gone, and the same command goes on when there is room again.
     let leftovers: Vec<_> = walk(&sandbox.path("results")).into_iter().filter(|p| p.ends_with(".tmp")).collect();
     assert_eq!(leftovers, Vec::<String>::new());
@@ -294,15 +294,15 @@ fn weights_that_are_not_what_their_card_says() {
     let sha = mtv_bench::record::store::sha256_hex;
     // The card names a file that is not there.
     sandbox.write("baselines/test/g.toml", card(&sha(b"nothing")));
-    refused_with(&run(), 4, &["error: sample: baselines/test/g.safetensors: "]);
+    refused_with(&run(), 4, &["error: 1 of the files needed is not here:", "test/g", "baselines/test/g.safetensors"]);
     // Another file than the card's.
     sandbox.write("baselines/test/g.safetensors", b"something else");
-    refused_with(&run(), 5, &["error: sample: baselines/test/g.safetensors: ", &sha(b"something else"), &sha(b"nothing")]);
+    refused_with(&run(), 5, &["baselines/test/g.safetensors: ", &sha(b"something else"), &sha(b"nothing")]);
     // The right file, which is no weight file: a web page, as a download site sends it.
     let page = b"<!DOCTYPE html><html><body>Quota exceeded</body></html>";
     sandbox.write("baselines/test/g.safetensors", page);
     sandbox.write("baselines/test/g.toml", card(&sha(page)));
-    refused_with(&run(), 5, &["error: sample: baselines/test/g.safetensors: "]);
+    refused_with(&run(), 5, &["baselines/test/g.safetensors: ", "web page"]);
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn training_that_diverges() {
     let sandbox = Sandbox::new();
     sandbox.write("small.toml", STUDY.replace("case = 2", "case = 2\noptimizer = { lr = 1e30 }"));
     let output = sandbox.run(&["run", "small.toml", "--profile", "tiny", "--quiet"]);
-    refused_with(&output, 7, &["error: train w, seed 1: step ", "the last good checkpoint is kept in results/cache/work/train-"]);
+    refused_with(&output, 7, &["error: train w, seed 1: the loss term \"", "at step ", "the last good checkpoint is kept in results/cache/work/train-"]);
 }
 
 #[test]
@@ -348,6 +348,7 @@ fn a_closed_pipe_is_no_error() {
 fn help_names_every_exit_code() {
     let help = Sandbox::new().run(&["--help"]).stdout;
     for kind in mtv_bench::error::Kind::ALL {
-        assert!(help.contains(&format!(" {} ", kind.exit_code())), "exit code {} is not in:\n{help}", kind.exit_code());
+        let code = kind.exit_code().to_string();
+        assert!(help.split_whitespace().any(|word| word == code), "exit code {code} is not in:\n{help}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mtv_bench::images::Rgb8;
 use mtv_bench::record::Record;
-use mtv_bench::record::store::Store;
+use mtv_bench::record::store::{Checkpoint, Ingredients, Store};
 
 use crate::sandbox::{STUDY, Sandbox};
 
@@ -114,7 +114,9 @@ fn a_damaged_cache_is_noticed_and_made_again() {
 fn scores_belong_to_their_images() {
     // The stored pictures, scored again by id, give the recorded numbers; under another image's id they give worse ones.
     let sandbox = Sandbox::new();
-    sandbox.write("small.toml", STUDY.replace("figure_images = 2", "figure_images = 8").replace("[evaluate]", "[train.tiny]\nsteps = 150\n\n[evaluate]"));
+    let one_arm = format!("{}{}", &STUDY[..STUDY.find("[[arms]]\nname = \"w_zn\"").unwrap_or(0)], &STUDY[STUDY.find("[evaluate]").unwrap_or(0)..]);
+    let longer = one_arm.replace("figure_images = 2", "figure_images = 8").replace("case = 2", "case = 2\noptimizer = { lr = 0.004 }");
+    sandbox.write("small.toml", longer.replace("[evaluate]", "[train.tiny]\nsteps = 200\nbatch = 8\n\n[evaluate]"));
     assert_eq!(sandbox.run(&["run", "small.toml", "--profile", "tiny", "--quiet"]).code, Some(0));
     let record = sandbox.record("results", "small.tiny");
     let store = Store::new(sandbox.path("results"));
@@ -143,4 +145,49 @@ fn pictures(file: &std::path::Path) -> HashMap<String, Rgb8> {
         Rgb8::new(width, height, bytes).unwrap_or_else(|e| panic!("{e}"))
     };
     tensors.into_iter().map(|(name, t)| (name, picture(t))).collect()
+}
+
+fn ingredients(spec: &str) -> Ingredients {
+    Ingredients { kind: "train".into(), code: 1, spec: spec.into(), inputs: Default::default() }
+}
+
+#[test]
+fn a_torn_checkpoint_is_passed_over_for_the_one_before() {
+    let sandbox = Sandbox::new();
+    let store = Store::new(sandbox.path("results"));
+    let work = store.begin(&ingredients("a")).unwrap_or_else(|e| panic!("{e}"));
+    let mut checkpoint = Checkpoint::new(&work, Duration::ZERO);
+    let cpu = candle_core::Device::Cpu;
+    let tensors = |v: f32| std::collections::BTreeMap::from([("t".to_string(), candle_core::Tensor::new(&[v], &cpu).expect("a tensor"))]);
+    assert!(checkpoint.load(&cpu).unwrap_or_else(|e| panic!("{e}")).is_none());
+    checkpoint.save(1, &tensors(1.0), &"one").unwrap_or_else(|e| panic!("{e}"));
+    checkpoint.save(2, &tensors(2.0), &"two").unwrap_or_else(|e| panic!("{e}"));
+    let saved = checkpoint.load(&cpu).unwrap_or_else(|e| panic!("{e}")).expect("a checkpoint");
+    assert_eq!((saved.step, saved.state.as_str()), (2, Some("two")));
+    let file = work.folder().join("checkpoint.safetensors");
+    let bytes = std::fs::read(&file).expect("the checkpoint");
+    std::fs::write(&file, &bytes[..bytes.len() - 2]).expect("writing");
+    let saved = checkpoint.load(&cpu).unwrap_or_else(|e| panic!("{e}")).expect("the one before");
+    assert_eq!((saved.step, saved.state.as_str()), (1, Some("one")));
+    assert_eq!(saved.tensors["t"].to_vec1::<f32>().expect("values"), [1.0]);
+}
+
+#[test]
+fn a_stage_is_finished_only_as_a_whole_and_by_one_process() {
+    let sandbox = Sandbox::new();
+    let store = Store::new(sandbox.path("results"));
+    let (a, b) = (ingredients("a"), ingredients("b"));
+    let work = store.begin(&a).unwrap_or_else(|e| panic!("{e}"));
+    let busy = store.begin(&a).expect_err("the stage is locked");
+    assert_eq!(busy.kind, mtv_bench::error::Kind::Busy);
+    assert!(busy.message.contains(&format!("process {}", std::process::id())), "{busy}");
+    work.put("out.json", b"1").unwrap_or_else(|e| panic!("{e}"));
+    assert!(matches!(store.find(&a), Err(None)));
+    work.finish(0).unwrap_or_else(|e| panic!("{e}"));
+    assert!(matches!(store.find(&b), Err(None)));
+    let finished = store.find(&a).unwrap_or_else(|e| panic!("{e:?}"));
+    assert_eq!(finished.json::<u32>("out.json").unwrap_or_else(|e| panic!("{e}")), 1);
+    // Another value of the same size is caught by its hash.
+    std::fs::write(finished.path("out.json"), b"2").expect("writing");
+    assert_eq!(finished.bytes("out.json").expect_err("damaged").kind, mtv_bench::error::Kind::Corrupt);
 }

@@ -36,6 +36,9 @@ pub fn run(spec: &EvaluateSpec, context: &mut StageContext) -> Result<()> {
         let scores = score_all(&metrics, &targets, &reconstructions)?;
         for ((info, image), scores) in batch.iter().zip(&reconstructions).zip(scores) {
             for (metric, value) in metrics.iter().zip(scores) {
+                if value.is_nan() {
+                    return Err(Error::internal(format!("the {} of the image \"{}\" is not a number", metric.name(), info.id)));
+                }
                 let value = value.is_finite().then_some(value);
                 rows.push(ScoreRow { set: info.set.clone(), image: info.id.clone(), metric: metric.name(), value });
             }
