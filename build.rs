@@ -16,7 +16,8 @@ fn main() {
     }
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".into());
     // Results and local notes do not change the program; its sources, studies and weights do.
-    let dirty = git(&["status", "--porcelain", "--untracked-files=no", "--", "src", "experiments", "baselines", "Cargo.toml", "Cargo.lock"]);
+    let dirty =
+        git(&["status", "--porcelain", "--untracked-files=no", "--", "src", "experiments", "baselines", "Cargo.toml", "Cargo.lock"]);
     println!("cargo:rustc-env=MTV_BENCH_COMMIT={commit}");
     println!("cargo:rustc-env=MTV_BENCH_DIRTY={}", dirty.is_some_and(|d| !d.is_empty()));
 }

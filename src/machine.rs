@@ -128,7 +128,9 @@ fn cuda(ordinal: usize) -> Result<Device> {
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(ordinal: usize) -> Result<Device> {
-    Err(Error::resource(format!("cuda:{ordinal}: this mtv-bench was built without the cuda feature; use --device cpu or build it with --features cuda")))
+    Err(Error::resource(format!(
+        "cuda:{ordinal}: this mtv-bench was built without the cuda feature; use --device cpu or build it with --features cuda"
+    )))
 }
 
 /// "cpu" or "cuda": what decides about rounding, and so belongs to the key of a stage.

@@ -168,9 +168,7 @@ impl Plan {
         let sources = |sets: &[ImageSet]| sets.iter().filter_map(|s| s.source.clone()).collect::<Vec<_>>();
         let (n, more) = match spec {
             StageSpec::Sample(s) => (vec![&s.networks.generator], sources(&s.sets)),
-            StageSpec::Train(s) => {
-                (vec![&s.networks.generator, &s.networks.features, &s.networks.judge], sources(&s.curve.sample.sets))
-            }
+            StageSpec::Train(s) => (vec![&s.networks.generator, &s.networks.features, &s.networks.judge], sources(&s.curve.sample.sets)),
             StageSpec::Evaluate(s) => (vec![&s.networks.generator, &s.networks.judge], vec![]),
         };
         let mut all: Vec<String> = n.into_iter().cloned().chain(more).collect();
@@ -206,7 +204,9 @@ impl Plan {
         let nearest = others.iter().map(|m| wanted.differences(&m.ingredients)).min_by_key(Vec::len);
         match nearest {
             None => "never ran".into(),
-            Some(d) if d.len() > 3 => format!("never ran; the nearest cached one differs in {} and {} more", d[..2].join("; "), d.len() - 2),
+            Some(d) if d.len() > 3 => {
+                format!("never ran; the nearest cached one differs in {} and {} more", d[..2].join("; "), d.len() - 2)
+            }
             Some(d) => format!("never ran; the nearest cached one differs in {}", d.join("; ")),
         }
     }

@@ -73,7 +73,11 @@ fn misspelt_key_of_a_recipe_table() {
 #[test]
 fn misspelt_value() {
     let output = plan_edited("latents = \"w+zn\"", "latents = \"w+nz\"");
-    refused(&output, 2, "small.toml:24:11: unknown value \"w+nz\"; did you mean \"w+zn\"?\n   |\n24 | latents = \"w+nz\"\n   |           ^^^^^^");
+    refused(
+        &output,
+        2,
+        "small.toml:24:11: unknown value \"w+nz\"; did you mean \"w+zn\"?\n   |\n24 | latents = \"w+nz\"\n   |           ^^^^^^",
+    );
 }
 
 #[test]
@@ -103,11 +107,7 @@ fn arm_with_the_name_of_a_reference_row() {
 #[test]
 fn negative_steps() {
     let output = plan_edited("[evaluate]", "[train.tiny]\nsteps = -5\n\n[evaluate]");
-    refused(
-        &output,
-        2,
-        "small.toml:27:9: invalid value: integer `-5`, expected a nonzero u64\n   |\n27 | steps = -5\n   |         ^^",
-    );
+    refused(&output, 2, "small.toml:27:9: invalid value: integer `-5`, expected a nonzero u64\n   |\n27 | steps = -5\n   |         ^^");
 }
 
 #[test]
@@ -176,11 +176,7 @@ fn a_device_word_that_means_nothing() {
 #[cfg(not(feature = "cuda"))]
 fn a_cuda_device_without_the_feature() {
     let output = Sandbox::new().run(&["run", "ablation_mtv", "--profile", "tiny", "--device", "cuda:0"]);
-    refused(
-        &output,
-        6,
-        "cuda:0: this mtv-bench was built without the cuda feature; use --device cpu or build it with --features cuda",
-    );
+    refused(&output, 6, "cuda:0: this mtv-bench was built without the cuda feature; use --device cpu or build it with --features cuda");
 }
 
 #[test]
@@ -207,7 +203,11 @@ fn too_little_memory() {
     let huge = include_str!("../experiments/profiles/tiny.toml").replace("memory_fixed_mb = 150.0", "memory_fixed_mb = 1e9");
     sandbox.write("experiments/profiles/tiny.toml", huge);
     let output = sandbox.run(&["run", "ablation_mtv", "--profile", "tiny", "--device", "cpu", "--quiet"]);
-    refused_with(&output, 6, &["error: ablation_mtv.tiny needs about 1000000.", "GB of memory, ", "available; use a smaller profile or batch"]);
+    refused_with(
+        &output,
+        6,
+        &["error: ablation_mtv.tiny needs about 1000000.", "GB of memory, ", "available; use a smaller profile or batch"],
+    );
 }
 
 #[test]
@@ -224,7 +224,11 @@ fn too_little_disk() {
 fn a_folder_that_may_not_be_written() {
     // Nobody may create a folder in /sys, root included.
     let output = Sandbox::new().run(&["run", "ablation_mtv", "--profile", "tiny", "--quiet", "--out", "/sys/mtv-bench"]);
-    refused_with(&output, 6, &["error: /sys/mtv-bench/runs/ablation_mtv.tiny: creating the folder: ", "choose a folder that you may write with --out"]);
+    refused_with(
+        &output,
+        6,
+        &["error: /sys/mtv-bench/runs/ablation_mtv.tiny: creating the folder: ", "choose a folder that you may write with --out"],
+    );
 }
 
 #[test]
@@ -332,13 +336,18 @@ fn training_that_diverges() {
     let sandbox = Sandbox::new();
     sandbox.write("small.toml", STUDY.replace("case = 2", "case = 2\noptimizer = { lr = 1e30 }"));
     let output = sandbox.run(&["run", "small.toml", "--profile", "tiny", "--quiet"]);
-    refused_with(&output, 7, &["error: train w, seed 1: the loss term \"", "at step ", "the last good checkpoint is kept in results/cache/work/train-"]);
+    refused_with(
+        &output,
+        7,
+        &["error: train w, seed 1: the loss term \"", "at step ", "the last good checkpoint is kept in results/cache/work/train-"],
+    );
 }
 
 #[test]
 fn a_closed_pipe_is_no_error() {
     let sandbox = Sandbox::new();
-    let mut child = sandbox.command(&["list"]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("starting");
+    let mut child =
+        sandbox.command(&["list"]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("starting");
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("waiting");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");

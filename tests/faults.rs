@@ -85,7 +85,11 @@ fn changing_one_arm_retrains_that_arm_only() {
     let ran: Vec<&str> = second.stderr.lines().filter(|l| l.starts_with('[')).collect();
     assert_eq!(ran.len(), 2, "{}", second.stderr);
     assert!(ran[0].contains("train w + z_n, seed 1: never ran; the nearest cached one differs in recipe.terms.distance"), "{}", ran[0]);
-    assert!(ran[1].contains("evaluate w + z_n, seed 1: its training runs") || ran[1].contains("evaluate w + z_n, seed 1: never ran"), "{}", ran[1]);
+    assert!(
+        ran[1].contains("evaluate w + z_n, seed 1: its training runs") || ran[1].contains("evaluate w + z_n, seed 1: never ran"),
+        "{}",
+        ran[1]
+    );
 }
 
 #[test]
@@ -114,7 +118,8 @@ fn a_damaged_cache_is_noticed_and_made_again() {
 fn scores_belong_to_their_images() {
     // The stored pictures, scored again by id, give the recorded numbers; under another image's id they give worse ones.
     let sandbox = Sandbox::new();
-    let one_arm = format!("{}{}", &STUDY[..STUDY.find("[[arms]]\nname = \"w_zn\"").unwrap_or(0)], &STUDY[STUDY.find("[evaluate]").unwrap_or(0)..]);
+    let one_arm =
+        format!("{}{}", &STUDY[..STUDY.find("[[arms]]\nname = \"w_zn\"").unwrap_or(0)], &STUDY[STUDY.find("[evaluate]").unwrap_or(0)..]);
     let longer = one_arm.replace("figure_images = 2", "figure_images = 8").replace("case = 2", "case = 2\noptimizer = { lr = 0.004 }");
     sandbox.write("small.toml", longer.replace("[evaluate]", "[train.tiny]\nsteps = 200\nbatch = 8\n\n[evaluate]"));
     assert_eq!(sandbox.run(&["run", "small.toml", "--profile", "tiny", "--quiet"]).code, Some(0));
@@ -126,7 +131,9 @@ fn scores_belong_to_their_images() {
     let mine = pictures(&folder("evaluate", "evaluate w, seed 1").join("reconstructions.safetensors"));
     let psnr = mtv_bench::metrics::by_name("psnr@16").unwrap_or_else(|e| panic!("{e}"));
     let ids: Vec<&str> = record.images.iter().map(|i| i.id.as_str()).collect();
-    let score = |target: &str, of: &str| psnr.score(&targets[&format!("synthesized/{target}")], &mine[&format!("synthesized/{of}")]).unwrap_or_else(|e| panic!("{e}"));
+    let score = |target: &str, of: &str| {
+        psnr.score(&targets[&format!("synthesized/{target}")], &mine[&format!("synthesized/{of}")]).unwrap_or_else(|e| panic!("{e}"))
+    };
     for id in &ids {
         let recorded = record.scores.iter().find(|s| s.arm == "w" && s.metric == "psnr@16" && s.image == *id).expect("a score");
         assert_eq!(recorded.value, score(id, id), "{id}");

@@ -106,7 +106,10 @@ fn a_key_changes_with_what_the_stage_depends_on_and_with_nothing_else() {
     let recipe = text.replace("latents = \"w+zn\"", "latents = \"w+zn\"\nrecipe = { terms = { distance = \"mse\" } }");
     assert_eq!(changed(&base, &plan_of(&recipe, None)), ["train w + z_n, seed 1", "evaluate w + z_n, seed 1"]);
     // Other words: nothing.
-    let words = text.replace("A small study", "Another title").replace("label = \"w\"", "label = \"just w\"").replace("name = \"w\"", "name = \"ww\"");
+    let words = text
+        .replace("A small study", "Another title")
+        .replace("label = \"w\"", "label = \"just w\"")
+        .replace("name = \"w\"", "name = \"ww\"");
     assert_eq!(changed(&base, &plan_of(&words, None)), Vec::<String>::new());
     // Another seed: the trainings, not the images and the reference rows.
     let seed2 = changed(&base, &plan_of(text, Some(2)));

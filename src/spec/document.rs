@@ -75,7 +75,8 @@ impl Document {
 fn plain(message: &str) -> String {
     let message = message.trim();
     let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let kind = [("unknown field ", "unknown key"), ("unknown variant ", "unknown value")].iter().find(|(theirs, _)| message.starts_with(theirs));
+    let kind =
+        [("unknown field ", "unknown key"), ("unknown variant ", "unknown value")].iter().find(|(theirs, _)| message.starts_with(theirs));
     match (kind, names.split_first()) {
         (Some((_, ours)), Some((wrong, known))) => format!("{ours} \"{wrong}\"{}", files::suggestion(wrong, known.iter().copied())),
         _ => match (message.strip_prefix("missing field "), names.first()) {

@@ -238,7 +238,9 @@ impl Study {
         for (i, name) in e.report.claimed_order.iter().enumerate() {
             if !e.arms.iter().any(|a| a.name == *name) {
                 let hint = files::suggestion(name, e.arms.iter().map(|a| a.name.as_str()));
-                return Err(self.document.error(&["report", "claimed_order", &i.to_string()], &format!("there is no arm \"{name}\"{hint}")));
+                return Err(self
+                    .document
+                    .error(&["report", "claimed_order", &i.to_string()], &format!("there is no arm \"{name}\"{hint}")));
             }
         }
         let profiles = Profile::names();
@@ -264,7 +266,9 @@ impl Study {
             let card = Card::load(profile.card(name)).map_err(|err| self.document.error(&["networks", key], &err.message))?;
             match kinds.contains(&card.kind) {
                 true => Ok(card),
-                false => Err(self.document.error(&["networks", key], &format!("the card \"{}\" is not of the kind needed here", card.name))),
+                false => {
+                    Err(self.document.error(&["networks", key], &format!("the card \"{}\" is not of the kind needed here", card.name)))
+                }
             }
         };
         use super::card::Kind as K;
@@ -276,11 +280,7 @@ impl Study {
             if !family.starts_with("stylegan") && arm.latents != Types::Z {
                 return Err(self.document.error(
                     &["arms", &i.to_string(), "latents"],
-                    &format!(
-                        "the generator {} ({family}) has no latents \"{}\"; it has: z",
-                        generator.name,
-                        arm.latents.name()
-                    ),
+                    &format!("the generator {} ({family}) has no latents \"{}\"; it has: z", generator.name, arm.latents.name()),
                 ));
             }
         }
