@@ -3,6 +3,7 @@
 mod arch;
 mod baselines;
 mod cli;
+mod encoders;
 mod faults;
 mod gate;
 mod images;

@@ -23,7 +23,7 @@ fn pairs(e: &[Strength], sites: &[NoiseSite]) -> Vec<Option<usize>> {
 }
 
 /// (z_n, z_n'), each [1, K]: the paired strengths of G (a constant) and of E, concatenated in E's order, one row for all
-/// samples. A scalar strength of G is repeated per channel of E. None where nothing pairs.
+/// samples. Where G has one strength for all channels (StyleGANv2) it is repeated per channel of E. None where nothing pairs.
 ///
 /// Errors: paired strengths of different widths.
 pub fn paired_strengths(e: &[Strength], sites: &[NoiseSite], g: &[Tensor]) -> Result<Option<(Tensor, Tensor)>> {
@@ -31,12 +31,7 @@ pub fn paired_strengths(e: &[Strength], sites: &[NoiseSite], g: &[Tensor]) -> Re
     for (strength, site) in e.iter().zip(pairs(e, sites)) {
         let Some(site) = site else { continue };
         let own = strength.weight.flatten_all()?;
-        let theirs = g[site].detach().flatten_all()?;
-        target.push(if theirs.elem_count() == 1 { theirs.broadcast_as(own.shape())?.contiguous()? } else { theirs });
-        if target[target.len() - 1].dims() != own.dims() {
-            let at = strength.resolution;
-            candle_core::bail!("noise at {at} px: the generator has {:?} strengths, the encoder {:?}", g[site].dims(), own.dims())
-        }
+        target.push(fitted(&g[site].detach().flatten_all()?, own.dim(0)?, strength.resolution)?);
         pred.push(own);
     }
     if pred.is_empty() {
@@ -54,4 +49,17 @@ pub fn decoded_strengths(e: &[Strength], sites: &[NoiseSite], g: &[Tensor]) -> V
         }
     }
     out
+}
+
+/// The strengths of one site of G for `width` channels.
+fn fitted(theirs: &Tensor, width: usize, resolution: usize) -> Result<Tensor> {
+    if theirs.dim(0)? == width {
+        return Ok(theirs.clone());
+    }
+    let first = theirs.narrow(0, 0, 1)?;
+    let spread = theirs.broadcast_sub(&first)?.abs()?.max_all()?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
+    if spread > 0.0 {
+        candle_core::bail!("noise at {resolution} px: the generator has {} strengths, the encoder {width}", theirs.dim(0)?)
+    }
+    first.broadcast_as(width)?.contiguous()
 }

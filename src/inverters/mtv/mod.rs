@@ -155,8 +155,9 @@ impl Config {
         }
     }
 
-    /// The encoder that fits a generator (Tables I and II): blocks and widths mirror the generator's, the head follows its
-    /// family. BigGAN's own channels do not mirror, so its encoder takes the table's widths, 16 at 1024 px up to 512.
+    /// The encoder that fits a generator (Tables I and II): as many blocks as the generator has resolutions, as wide as it at 4 px
+    /// (up to 512), from 16384 / r channels at full resolution where the generator is that wide, or less in proportion. The head
+    /// follows the family.
     ///
     /// Errors: a generator that is not square with a power of two from 8 px up.
     pub fn for_generator(layout: &Layout) -> Result<Self> {
@@ -165,16 +166,13 @@ impl Config {
             bail!("an encoder needs images of 8, 16, 32, ... pixels a side, the generator makes {r}")
         }
         let blocks = r.ilog2() as usize - 1;
-        let max_width = layout.channels.first().map_or(512, |&(_, c)| c);
-        let first_width = layout.channels.last().map_or(max_width, |&(_, c)| c);
+        let widest = layout.channels.first().map_or(512, |&(_, c)| c).min(512);
+        let last = layout.channels.last().map_or(widest, |&(_, c)| c);
+        let first = last.min(32 * widest / r).max(4 * widest / r).max(1);
         Ok(match layout.family {
-            Family::StyleGan1 | Family::StyleGan2 => Self::case1(blocks, first_width, max_width, layout.w_dim),
-            Family::Pggan => Config { noise: false, ..Self::pggan(blocks, first_width, max_width, layout.z_dim) },
-            Family::BigGan => {
-                let max_width = 4 * layout.z_dim;
-                let config = Self::biggan(blocks, (16 * 1024 / r).min(max_width), max_width, layout.w_dim);
-                Config { noise: false, latent: layout.z_dim, ..config }
-            }
+            Family::StyleGan1 | Family::StyleGan2 => Self::case1(blocks, first, widest, layout.w_dim),
+            Family::Pggan => Config { noise: false, ..Self::pggan(blocks, first, widest, layout.z_dim) },
+            Family::BigGan => Config { noise: false, latent: layout.z_dim, ..Self::biggan(blocks, first, widest, layout.w_dim) },
         })
     }
 
