@@ -1,11 +1,12 @@
 //! The encoder and the objective beyond parity: Tables I and II, gradients for every family, recipes, what case 1 can't do.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use mtv_bench::error::Kind;
-use mtv_bench::generators::{Family, Generator, Layout, NoiseSite, biggan, pggan, stylegan1, stylegan2};
+use mtv_bench::generators::{Family, Generator, Layout, NoiseSite, Target, biggan, pggan, stylegan1, stylegan2};
 use mtv_bench::inverters::mtv::{Config, Encoder, Fused, Head, Input, Latents, Shortcut};
 use mtv_bench::objective::{self, Batch, Group, Losses, Objective, Recipe, RecipePatch, Term, Types, Views, Which};
 use mtv_bench::optim::Optimizer;
@@ -118,18 +119,17 @@ fn small(family: Family) -> Box<dyn Generator> {
             Box::new(pggan::Pggan::new(&cfg, &p).unwrap())
         }
         Family::BigGan => {
-            let cfg = biggan::Config {
-                output_dim: 16,
-                z_dim: 6,
-                class_embed_dim: 6,
-                channel_width: 8,
-                num_classes: 3,
-                layers: vec![(true, 2, 2), (false, 2, 2), (true, 2, 1)],
-                attention_layer_position: 2,
-                ..biggan::Config::paper(128)
-            };
-            let whole = biggan::Truncation { value: 1.0, single: false };
-            Box::new(biggan::BigGan::new(&cfg, whole, &p).unwrap())
+            // Fresh singular vectors say nothing of the weights' size, so this one comes from a fixture.
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/generators");
+            let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("MANIFEST.json")).unwrap()).unwrap();
+            let file = "biggan_32px.safetensors";
+            let entry = manifest["fixtures"].as_array().unwrap().iter().find(|e| e["file"] == file).unwrap();
+            let cfg: biggan::Config = serde_json::from_value(entry["constructor"].clone()).unwrap();
+            let mut tensors: BTreeMap<String, Tensor> =
+                candle_core::safetensors::load(folder.join(file), CPU).unwrap().into_iter().collect();
+            tensors.retain(|name, _| !["in.", "mid.", "out.", "train."].iter().any(|p| name.starts_with(p)));
+            let target = Target::new(DType::F32, CPU, file);
+            Box::new(biggan::open(tensors, &target, Some(cfg), biggan::Truncation::PAPER).unwrap())
         }
     }
 }
@@ -191,8 +191,9 @@ fn every_family_trains_in_case_2() {
         assert_eq!((has("w/"), has("zc/"), has("zn/")), (style, style, style), "{}", family.name());
         assert_eq!((has("z/"), has("c/")), (!style, family == Family::BigGan), "{}", family.name());
         // What the release stores and never uses: the second noise and bias of the last block, and the vectors of the spectral norms.
+        let last = (0..).take_while(|i| after.contains_key(&format!("decode_block.{i}.bias_1"))).count() - 1;
         let unused = |name: &String| {
-            name.starts_with("decode_block.2.") && (name.contains("_2") || name.contains("batch_norm_2"))
+            name.starts_with(&format!("decode_block.{last}.")) && (name.contains("_2") || name.contains("batch_norm_2"))
                 || name.ends_with("weight_u")
                 || name.ends_with("weight_v")
         };
@@ -207,6 +208,7 @@ fn the_attention_changes_nothing_in_case_1() {
     let run = |views| {
         let mut recipe = Recipe::paper();
         recipe.attention.views = views;
+        recipe.attention.cam_side = 32;
         iteration(Family::StyleGan1, &recipe, Fused::None).2
     };
     let reference = run(Views::None);
@@ -224,11 +226,20 @@ fn the_attention_changes_the_encoder_in_case_2() {
     let run = |views| {
         let mut recipe = Recipe::paper().case2();
         recipe.attention.views = views;
+        recipe.attention.cam_side = 32;
         iteration(Family::StyleGan1, &recipe, Fused::None).2
     };
     let (center, cam) = (run(Views::Center), run(Views::GradCam));
     let off = |name: &str| (&center[name] - &cam[name]).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(center.keys().any(|name| off(name) > 1e-6));
+}
+
+#[test]
+fn grad_cam_of_too_small_images_is_refused() {
+    let mut recipe = Recipe::paper();
+    recipe.attention.views = Views::GradCam;
+    let error = Objective::new(&recipe, Some(vgg()), None, &normal("x", &[1, 3, 16, 16])).err().unwrap().to_string();
+    assert!(error.contains("cam_side = 32"), "{error}");
 }
 
 #[test]

@@ -110,9 +110,10 @@ struct Pair {
 }
 
 impl Objective {
-    /// `vgg` serves the perceptual term and Grad-CAM, `lpips` the recipe value of that name; `side` is the image's.
+    /// `vgg` serves the perceptual term and Grad-CAM, `lpips` the recipe value of that name; `like` has the images' shape, dtype and
+    /// device.
     ///
-    /// Errors: the recipe needs a network that is not given.
+    /// Errors: the recipe needs a network that is not given, or larger images.
     pub fn new(recipe: &Recipe, vgg: Option<Arc<Vgg16>>, lpips: Option<Arc<Lpips>>, like: &Tensor) -> Result<Self> {
         let grad_cam = matches!(recipe.attention.views, Views::GradCam | Views::GradCamReleased);
         let perceptual = recipe.weights.perceptual != 0.0;
@@ -123,6 +124,13 @@ impl Objective {
             bail!("the recipe's perceptual term needs the heads of LPIPS")
         }
         let (_, _, h, w) = like.dims4()?;
+        if let (true, Some(vgg)) = (grad_cam, &vgg) {
+            // The classifier's last pool needs two rows of relu5_3.
+            let (side, least) = (h.min(w).max(recipe.attention.cam_side), 1 << vgg.config().blocks.len());
+            if side < least {
+                bail!("Grad-CAM needs images of at least {least} pixels, or cam_side = {least}; these have {side}")
+            }
+        }
         let center = match recipe.attention.views {
             Views::Center => Some(center::Center::new(h, w, like.dtype(), like.device())?),
             _ => None,

@@ -74,7 +74,7 @@ impl Block {
             shortcut: c.shortcut,
             statistics: c.statistics,
             half_rows: c.head == Head::WHalf,
-            blur: c.blur,
+            blur: c.blur && c.shortcut == Shortcut::Mix,
             fused,
             last,
         })

@@ -105,7 +105,8 @@ pub struct Config {
     pub row_gain: f64,
     /// Whether noise enters, scaled by the learned strengths z_n'.
     pub noise: bool,
-    /// Whether the second convolution is preceded by the [1, 2, 1] blur.
+    /// Whether the second convolution is preceded by the [1, 2, 1] blur. Like `fused` it is of the StyleGANs' block, the one with
+    /// [`Shortcut::Mix`]; the others ignore both.
     pub blur: bool,
     pub fused: Fused,
     /// Whether the RGB layer is a plain convolution without learning-rate coefficient (released BigGAN encoder).
@@ -183,6 +184,7 @@ impl Config {
 
     fn is_fused(&self, i: usize, resolution: usize) -> bool {
         match self.fused {
+            _ if self.shortcut != Shortcut::Mix => false,
             Fused::None => false,
             Fused::From128 => resolution >> i >= 128,
             Fused::FirstFour => i < 4,
