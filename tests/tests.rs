@@ -9,6 +9,7 @@ mod gate;
 mod images;
 mod metrics;
 mod mini;
+mod new_gan;
 mod ops;
 mod parity;
 mod sandbox;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Device};
 
-use crate::generators::{Family, Layout, biggan, pggan, stylegan1, stylegan2};
+use crate::generators::{self, Family, Layout, biggan, stylegan1};
 use crate::inverters::mtv;
 use crate::params::{Declared, Params};
 use crate::report::html::escaped;
@@ -100,14 +100,8 @@ impl Network {
 
     /// What the constructor asks for, and the layout of the generator.
     fn declared(&self) -> Result<(Vec<Declared>, Layout)> {
-        use crate::generators::Generator;
         let p = Params::outline(DType::F32, &Device::Cpu);
-        let layout = match self.family {
-            Family::Pggan => pggan::Pggan::new(&pggan::Config::paper(self.size), &p)?.layout().clone(),
-            Family::StyleGan1 => stylegan1::StyleGan1::new(&stylegan1::Config::paper(self.size), &p)?.layout().clone(),
-            Family::StyleGan2 => stylegan2::StyleGan2::new(&stylegan2::Config::paper(self.size), &p)?.layout().clone(),
-            Family::BigGan => biggan::BigGan::new(&biggan::Config::paper(self.size), biggan::Truncation::PAPER, &p)?.layout().clone(),
-        };
+        let layout = generators::paper(self.family, self.size, &p)?.layout().clone();
         if !self.encoder {
             return Ok((p.declared(), layout));
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 
 use super::{Family, Generator, biggan, pggan, stylegan1, stylegan2};
+use crate::params::Params;
 use crate::{Error, Result};
 
 /// The tensors of a checkpoint by name.
@@ -68,6 +69,16 @@ pub fn family_of(tensors: &Tensors) -> Option<Family> {
     } else {
         None
     }
+}
+
+/// The paper's network of a family at this resolution (BigGAN: 128, 256 or 512), fresh, trainable or frozen, as `p` is.
+pub fn paper(family: Family, resolution: usize, p: &Params) -> candle_core::Result<Box<dyn Generator>> {
+    Ok(match family {
+        Family::Pggan => Box::new(pggan::Pggan::new(&pggan::Config::paper(resolution), p)?),
+        Family::StyleGan1 => Box::new(stylegan1::StyleGan1::new(&stylegan1::Config::paper(resolution), p)?),
+        Family::StyleGan2 => Box::new(stylegan2::StyleGan2::new(&stylegan2::Config::paper(resolution), p)?),
+        Family::BigGan => Box::new(biggan::BigGan::new(&biggan::Config::paper(resolution), biggan::Truncation::PAPER, p)?),
+    })
 }
 
 /// The generator of a checkpoint, frozen.

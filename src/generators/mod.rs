@@ -10,7 +10,7 @@ pub mod pggan;
 pub mod stylegan1;
 pub mod stylegan2;
 
-pub use checkpoint::{Target, Tensors, family_of, open};
+pub use checkpoint::{Target, Tensors, family_of, open, paper};
 
 use candle_core::{Device, Result, Tensor, bail};
 
