@@ -6,6 +6,7 @@ mod cli;
 mod encoders;
 mod faults;
 mod gate;
+mod generators;
 mod images;
 mod metrics;
 mod mini;

@@ -50,6 +50,13 @@ impl Target {
     }
 }
 
+/// (base, max) of the width table min(base / r, max) with these (resolution, channels), from 4 px up. Every width is a lower bound
+/// of base, so the largest bound is the one that fits them all, if any does.
+pub(crate) fn width_table(channels: &[(usize, usize)]) -> (usize, usize) {
+    let base = channels.iter().map(|&(r, c)| r * c).max().unwrap_or(0);
+    (base, channels.first().map_or(0, |&(_, c)| c))
+}
+
 /// "3.weight" to (3, "weight").
 pub(crate) fn numbered(name: &str) -> Option<(usize, &str)> {
     let (number, rest) = name.split_once('.')?;

@@ -10,7 +10,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::checkpoint::{Target, Tensors, count, numbered};
+use super::checkpoint::{Target, Tensors, count, numbered, width_table};
 use super::{Family, Generator, Layout, Stage, Synthesis, class_rows, width};
 use crate::ops;
 use crate::params::{Init, Params};
@@ -212,8 +212,9 @@ pub fn open(tensors: Tensors, target: &Target, options: Options) -> crate::Resul
     }
     let blocks = layers / 2;
     let resolution = 2 << blocks;
-    let [top, inputs, ..] = target.dims::<4>(&tensors, "layer0.weight")?;
-    let [bottom] = target.dims(&tensors, &format!("layer{}.bias", layers - 1))?;
+    let [_, inputs, ..] = target.dims::<4>(&tensors, "layer0.weight")?;
+    let channels = |i: usize| Ok((4 << i, target.dims::<1>(&tensors, &format!("layer{}.bias", 2 * i + 1))?[0]));
+    let (fmaps_base, fmaps_max) = width_table(&(0..blocks).map(channels).collect::<crate::Result<Vec<_>>>()?);
     let [image_channels, ..] = target.dims::<4>(&tensors, "output0.weight")?;
     let Some(z_dim) = inputs.checked_sub(options.label_size).filter(|z| *z > 0) else {
         return Err(target.corrupt(format!("its input has {inputs} entries, fewer than a label of {} needs", options.label_size)));
@@ -222,8 +223,8 @@ pub fn open(tensors: Tensors, target: &Target, options: Options) -> crate::Resul
         resolution,
         z_dim,
         label_size: options.label_size,
-        fmaps_base: bottom * resolution,
-        fmaps_max: top,
+        fmaps_base,
+        fmaps_max,
         image_channels,
         fused_scale: options.fused_scale,
         final_tanh: options.final_tanh,

@@ -10,7 +10,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::checkpoint::{Target, Tensors, count, numbered};
+use super::checkpoint::{Target, Tensors, count, numbered, width_table};
 use super::{Family, Generator, Layout, NoiseSite, Stage, Synthesis, noise_of, width};
 use crate::ops;
 use crate::params::{Init, Params};
@@ -390,12 +390,12 @@ impl Config {
             )));
         }
         let resolution = 2 << blocks;
-        let channels = |i: usize| target.dims::<4>(tensors, &format!("Gs.decode_block.{i}.bias_1")).map(|[_, c, _, _]| c);
+        let channels = |i: usize| Ok((4 << i, target.dims::<4>(tensors, &format!("Gs.decode_block.{i}.bias_1"))?[1]));
+        let (fmaps_base, fmaps_max) = width_table(&(0..blocks).map(channels).collect::<crate::Result<Vec<_>>>()?);
         let [mapping_fmaps, z_dim] = target.dims(tensors, "Gm.block_1.fc.weight")?;
         let [mapped, _] = target.dims(tensors, &format!("Gm.block_{mapping_layers}.fc.weight"))?;
         let [_, w_dim] = target.dims(tensors, "Gs.decode_block.0.style_1.weight")?;
         let [image_channels, ..] = target.dims::<4>(tensors, "Gs.to_rgb.0.to_rgb.weight")?;
-        let (fmaps_base, fmaps_max) = (channels(blocks - 1)? * resolution, channels(0)?);
         let repeat_w = mapped == w_dim;
         Ok(Config {
             resolution,

@@ -9,7 +9,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::checkpoint::{Target, Tensors, count, numbered};
+use super::checkpoint::{Target, Tensors, count, numbered, width_table};
 use super::{Family, Generator, Layout, NoiseSite, Stage, Synthesis, noise_of, width};
 use crate::ops;
 use crate::params::{Init, Params};
@@ -333,11 +333,11 @@ pub fn open(tensors: Tensors, target: &Target) -> crate::Result<StyleGan2> {
         return Err(target.corrupt(format!("{blocks} toRGB layers and {mapping_layers} mapping layers: not a whole StyleGANv2")));
     }
     let resolution = 2 << blocks;
-    let channels = |k: usize| target.dims::<4>(&tensors, &format!("synthesis.output{k}.weight")).map(|[_, c, ..]| c);
+    let channels = |k: usize| Ok((4 << k, target.dims::<4>(&tensors, &format!("synthesis.output{k}.weight"))?[1]));
+    let (fmaps_base, fmaps_max) = width_table(&(0..blocks).map(channels).collect::<crate::Result<Vec<_>>>()?);
     let [mapping_fmaps, z_dim] = target.dims(&tensors, "mapping.dense0.weight")?;
     let [w_dim, _] = target.dims(&tensors, &format!("mapping.dense{}.weight", mapping_layers - 1))?;
     let [image_channels, ..] = target.dims::<4>(&tensors, "synthesis.output0.weight")?;
-    let (fmaps_base, fmaps_max) = (channels(blocks - 1)? * resolution, channels(0)?);
     let cfg = Config { resolution, z_dim, w_dim, fmaps_base, fmaps_max, mapping_layers, mapping_fmaps, image_channels };
 
     let place = |t: Tensor| t.to_dtype(target.dtype)?.to_device(&target.device)?.contiguous();
