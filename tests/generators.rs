@@ -1,7 +1,9 @@
 //! Generators as trainable networks and as parts of a graph: what the reference data cannot show.
 
 use candle_core::{DType, Device, Tensor, Var};
-use mtv_bench::generators::{Generator, Stage, Synthesis, Target, biggan, draw_noise, open, pggan, stylegan1, stylegan2};
+use mtv_bench::generators::{
+    Family, Generator, Stage, Synthesis, Target, biggan, draw_noise, family_of, open, pggan, stylegan1, stylegan2,
+};
 use mtv_bench::params::Params;
 use mtv_bench::random::Stream;
 
@@ -160,9 +162,11 @@ fn own_checkpoints_open() {
     let device = Device::Cpu;
     let z = Stream::new(2, "z").normal_rows(&[0, 1], &[6], &device).unwrap();
     let p = Params::fresh(1, DType::F32, &device);
-    let nets: [(Box<dyn Generator>, &str); 2] = [
+    let (q, g) = (p.pp("c"), pggan::Config { z_dim: 6, fmaps_base: 64, fmaps_max: 6, ..pggan::Config::paper(16) });
+    let nets: [(Box<dyn Generator>, &str); 3] = [
         (Box::new(stylegan1::StyleGan1::new(&stylegan1::Config { fused_from: 128, ..small_stylegan1() }, &p.pp("a")).unwrap()), "a."),
         (Box::new(stylegan2::StyleGan2::new(&small_stylegan2(), &p.pp("b")).unwrap()), "b."),
+        (Box::new(pggan::Pggan::new(&g, &q).unwrap()), "c."),
     ];
     let saved = p.snapshot().unwrap();
     for (net, prefix) in &nets {
@@ -193,6 +197,28 @@ fn noise_is_fixed_by_id() {
     }
     // Two sites of one size differ.
     assert_ne!(row(&pair[0], 0), row(&pair[1], 0));
+}
+
+/// Every published form is recognised by its names, through the door that studies use.
+#[test]
+fn families_are_recognised() {
+    let names = [
+        (Family::StyleGan1, vec!["Gs.const", "Gs.decode_block.0.noise_weight_1", "Gm.block_1.fc.weight", "Gs.to_rgb.0.to_rgb.weight"]),
+        (Family::StyleGan1, vec!["models.generator_s.const", "models.generator_s.decode_block.0.noise_weight_1"]),
+        (Family::StyleGan1, vec!["synthesis.layer0.const", "synthesis.layer0.apply_noise.weight", "synthesis.output0.weight"]),
+        (Family::StyleGan1, vec!["synthesis.layer0.const", "synthesis.layer0.epilogue.bias", "synthesis.output0.conv.weight"]),
+        (Family::StyleGan2, vec!["synthesis.early_layer.const", "synthesis.output0.weight", "synthesis.layer0.weight"]),
+        (Family::StyleGan2, vec!["input.input", "conv1.conv.modulation.weight"]),
+        (Family::StyleGan2, vec!["decoder.input.input", "decoder.conv1.conv.modulation.weight"]),
+        (Family::BigGan, vec!["embeddings.weight", "generator.gen_z.weight_orig", "generator.layers.0.conv_0.weight_orig"]),
+        (Family::Pggan, vec!["lod", "layer0.weight", "output0.weight"]),
+        (Family::Pggan, vec!["layers.0.conv_1.weight", "rgb_converters.0.weight"]),
+    ];
+    for (family, names) in names {
+        let tensor = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
+        let tensors = names.iter().map(|name| (name.to_string(), tensor.clone())).collect();
+        assert_eq!(family_of(&tensors), Some(family), "{names:?}");
+    }
 }
 
 /// What does not fit a checkpoint is named, with both shapes.

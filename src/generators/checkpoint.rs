@@ -71,11 +71,14 @@ pub(crate) fn count(tensors: &Tensors, name: impl Fn(usize) -> String) -> usize 
 /// The family of a checkpoint, by the names of its tensors; None when they fit no known format.
 pub fn family_of(tensors: &Tensors) -> Option<Family> {
     let has = |part: &str| tensors.keys().any(|name| name.contains(part));
-    if has("decode_block.0.noise_weight_1") || has("synthesis.layer0.apply_noise.weight") || has("synthesis.layer0.epilogue.bias") {
-        Some(Family::StyleGan1)
-    } else {
-        None
-    }
+    // A name that the family's files have and no other family's, for each of its formats.
+    let marks: [(Family, &[&str]); 4] = [
+        (Family::StyleGan1, &["decode_block.0.noise_weight_1", "synthesis.layer0.apply_noise.weight", "synthesis.layer0.epilogue.bias"]),
+        (Family::StyleGan2, &["synthesis.early_layer.const", "conv1.conv.modulation.weight"]),
+        (Family::BigGan, &["generator.gen_z.weight_orig"]),
+        (Family::Pggan, &["layers.0.conv_1.weight", "output0.weight"]),
+    ];
+    marks.into_iter().find(|(_, names)| names.iter().any(|name| has(name))).map(|(family, _)| family)
 }
 
 /// The paper's network of a family at this resolution (BigGAN: 128, 256 or 512), fresh, trainable or frozen, as `p` is.
