@@ -1,19 +1,20 @@
 //! `mtv-bench score`: image metrics of any two sets of pictures, whoever made them.
 
+mod networks;
+mod report;
+
 use std::io::Write;
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
-
-use crate::error::Kind;
+use crate::commands::weights::AccessArgs;
 use crate::images::Pairs;
-use crate::metrics::scoring::{self, Cache, Row};
+use crate::metrics::scoring::{self, Cache};
+use crate::metrics::sets::SetMetric;
 use crate::metrics::{self, METRICS, Metric};
-use crate::random::Stream;
-use crate::record::stats::{self, Bootstrap};
-use crate::record::store::write_atomic;
 use crate::stages::progress::Progress;
 use crate::{Error, Result};
+use networks::{attach, set_distances};
+use report::{Report, Summary};
 
 /// Score pictures against their originals.
 ///
@@ -33,7 +34,7 @@ pub struct Args {
     /// Pairs from a CSV file with the columns a and b (paths beside that file) and, if wanted, name.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["a", "b"])]
     pairs: Option<PathBuf>,
-    /// Measures, or full names such as ssim-uniform7@512.
+    /// Measures, or full names such as ssim-uniform7@512; and distances of the whole sets, such as fid-clean.
     #[arg(long, short, value_delimiter = ',', default_value = "psnr,ssim-uniform7,ssim-gauss-wang,mse,cosine")]
     metrics: Vec<String>,
     /// Size for measures that are given without one: native, or a side in pixels (the paper's Table III: 512).
@@ -51,15 +52,20 @@ pub struct Args {
     /// Pictures without a partner are no error.
     #[arg(long)]
     allow_unmatched: bool,
-    /// Where finished scores are kept, by the content of the files.
-    #[arg(long, value_name = "FOLDER", default_value = "results/cache/scores")]
+    /// Where finished scores and features are kept, by the content of the files.
+    #[arg(long, value_name = "FOLDER", default_value = "results/cache")]
     cache: PathBuf,
     /// Compute everything, keep nothing.
     #[arg(long)]
     no_cache: bool,
+    /// The network behind lpips-mini: a card.
+    #[arg(long, value_name = "CARD", default_value = "mini/vgg16_judge")]
+    features: String,
     /// List the measures and end.
     #[arg(long)]
     list: bool,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -69,43 +75,29 @@ enum Format {
     Json,
 }
 
-/// Resamples of an interval.
-const RESAMPLES: usize = 2000;
-
 pub fn run(args: Args, quiet: bool) -> Result<()> {
     if args.list {
         return print(&measures());
     }
-    let metrics = chosen(&args)?;
+    let (mut metrics, set_metrics) = chosen(&args)?;
+    args.access.open(quiet)?.install();
+    let progress = Progress::new(quiet);
+    let network = attach(&mut metrics, &args.features)?;
+    let distances = set_distances(&args, &set_metrics, &progress)?;
+    if metrics.is_empty() {
+        return Report { pairs: None, metrics: &[], rows: &[], summary: Vec::new(), distances }.deliver(&args);
+    }
     let pairs = match (&args.pairs, &args.a, &args.b) {
         (Some(list), _, _) => Pairs::of_list(list)?,
         (None, Some(a), Some(b)) => Pairs::of_sets(a, b)?,
         _ => return Err(Error::usage("score needs two sets of pictures, or --pairs")),
     };
-    let progress = Progress::new(quiet);
-    let cache = (!args.no_cache).then(|| Cache::new(&args.cache));
+    let cache = (!args.no_cache).then(|| Cache::new(args.cache.join("scores")));
     let bar = progress.bar(pairs.len() as u64, "score");
-    let rows = scoring::score(&pairs, &metrics, "", cache.as_ref(), || bar.advance(1, ""));
+    let rows = scoring::score(&pairs, &metrics, &network, cache.as_ref(), || bar.advance(1, ""));
     bar.finish();
-    let report = Report {
-        pairs: &pairs,
-        metrics: &metrics,
-        rows: &rows,
-        summary: metrics.iter().enumerate().map(|(k, m)| Summary::of(k, m, &rows)).collect(),
-    };
-    if let Some(path) = &args.csv {
-        write_atomic(path, report.csv()?.as_bytes())?;
-    }
-    let json = || serde_json::to_string_pretty(&report.json()).map_err(|e| Error::internal(e.to_string()));
-    if let Some(path) = &args.json {
-        write_atomic(path, json()?.as_bytes())?;
-    }
-    match args.format {
-        Format::Table => print(&report.table())?,
-        Format::Csv => print(&report.csv()?)?,
-        Format::Json => print(&(json()? + "\n"))?,
-    }
-    report.verdict(args.allow_unmatched)
+    let summary = metrics.iter().enumerate().map(|(k, m)| Summary::of(k, m, &rows)).collect();
+    Report { pairs: Some(&pairs), metrics: &metrics, rows: &rows, summary, distances }.deliver(&args)
 }
 
 fn print(text: &str) -> Result<()> {
@@ -113,222 +105,29 @@ fn print(text: &str) -> Result<()> {
 }
 
 fn measures() -> String {
-    METRICS
-        .iter()
-        .map(|m| format!("{:<16} {}{}\n", m.name, m.about, if m.higher_is_better { "; higher is better" } else { "; lower is better" }))
-        .collect()
+    let direction = |higher| if higher { "higher is better" } else { "lower is better" };
+    let pairs = METRICS.iter().map(|m| (m.name.to_string(), m.about.to_string(), m.higher_is_better));
+    let all = pairs.chain(SetMetric::all().map(|m| (m.name(), m.about(), false)));
+    all.map(|(name, about, higher)| format!("{name:<16} {about}; {}\n", direction(higher))).collect()
 }
 
-fn chosen(args: &Args) -> Result<Vec<Metric>> {
-    let mut metrics: Vec<Metric> = Vec::new();
+fn chosen(args: &Args) -> Result<(Vec<Metric>, Vec<SetMetric>)> {
+    let (mut metrics, mut set_metrics) = (Vec::<Metric>::new(), Vec::new());
     for name in &args.metrics {
+        let twice = || Err(Error::usage(format!("the metric {name} is given twice")));
+        if let Some(metric) = SetMetric::by_name(name) {
+            if set_metrics.contains(&metric) {
+                return twice();
+            }
+            set_metrics.push(metric);
+            continue;
+        }
         let full = if name.contains('@') { name.clone() } else { format!("{name}@{}", args.size) };
         let metric = metrics::by_name(&full)?;
         if metrics.iter().any(|m| m.name() == metric.name()) {
-            return Err(Error::usage(format!("the metric {full} is given twice")));
+            return twice();
         }
         metrics.push(metric);
     }
-    Ok(metrics)
-}
-
-/// One metric over all pairs that have a score.
-struct Summary {
-    name: String,
-    n: usize,
-    /// Pairs whose score is +infinity: identical pictures under PSNR.
-    infinite: usize,
-    /// Over the finite scores.
-    mean: f64,
-    /// 95 % bootstrap interval (BCa) of that mean over images.
-    low: f64,
-    high: f64,
-    sd: f64,
-    min: f64,
-    median: f64,
-    max: f64,
-}
-
-impl Summary {
-    fn of(k: usize, metric: &Metric, rows: &[Row]) -> Summary {
-        let all: Vec<f64> = rows.iter().filter_map(|r| r.outcome.as_ref().ok().map(|s| s[k])).collect();
-        let finite: Vec<f64> = all.iter().copied().filter(|v| v.is_finite()).collect();
-        let mut sorted = finite.clone();
-        sorted.sort_by(f64::total_cmp);
-        let interval = match finite.len() {
-            0 | 1 => None,
-            _ => Some(Bootstrap::of_mean_drawn(&finite, &Stream::new(0, "score/bootstrap"), RESAMPLES).interval95()),
-        };
-        Summary {
-            name: metric.name(),
-            n: all.len(),
-            infinite: all.len() - finite.len(),
-            mean: if finite.is_empty() && !all.is_empty() { f64::INFINITY } else { stats::mean(&finite) },
-            low: interval.map_or(f64::NAN, |i| i.low),
-            high: interval.map_or(f64::NAN, |i| i.high),
-            sd: stats::sd(&finite),
-            min: stats::quantile(&sorted, 0.0),
-            median: stats::quantile(&sorted, 0.5),
-            max: stats::quantile(&sorted, 1.0),
-        }
-    }
-}
-
-struct Report<'a> {
-    pairs: &'a Pairs,
-    metrics: &'a [Metric],
-    rows: &'a [Row],
-    summary: Vec<Summary>,
-}
-
-impl Report<'_> {
-    fn failed(&self) -> impl Iterator<Item = (&str, &Error)> {
-        self.rows.iter().filter_map(|r| r.outcome.as_ref().err().map(|e| (r.id.as_str(), e)))
-    }
-
-    /// PSNR of the mean MSE, which is never above the mean PSNR, for each size at which both were asked for.
-    fn psnr_of_mean_mse(&self) -> impl Iterator<Item = (String, f64)> {
-        self.summary.iter().filter(|s| s.n > 0).filter_map(|s| {
-            let size = s.name.strip_prefix("mse@")?;
-            Some((format!("PSNR of the mean mse@{size}"), metrics::of_mse(s.mean)))
-        })
-    }
-
-    /// One row per pair: name, the scores, and the error of a pair that has none.
-    fn csv(&self) -> Result<String> {
-        let fail = |e: csv::Error| Error::internal(format!("CSV: {e}"));
-        let mut out = csv::Writer::from_writer(Vec::new());
-        let names = self.metrics.iter().map(Metric::name);
-        out.write_record(std::iter::once("name".to_string()).chain(names).chain(["error".to_string()])).map_err(fail)?;
-        for row in self.rows {
-            let (scores, error) = match &row.outcome {
-                Ok(scores) => (scores.iter().map(|v| v.to_string()).collect(), String::new()),
-                Err(e) => (vec![String::new(); self.metrics.len()], e.message.clone()),
-            };
-            out.write_record(std::iter::once(row.id.clone()).chain(scores).chain([error])).map_err(fail)?;
-        }
-        let bytes = out.into_inner().map_err(|e| Error::internal(format!("CSV: {e}")))?;
-        String::from_utf8(bytes).map_err(|e| Error::internal(format!("CSV: {e}")))
-    }
-
-    fn json(&self) -> Value {
-        let pairs: Vec<Value> = self
-            .rows
-            .iter()
-            .map(|row| match &row.outcome {
-                Ok(scores) => {
-                    let infinite = scores.iter().any(|v| v.is_infinite());
-                    let scores: serde_json::Map<_, _> = self.metrics.iter().zip(scores).map(|(m, &v)| (m.name(), v.into())).collect();
-                    if infinite {
-                        json!({"name": row.id, "scores": scores, "infinite": true})
-                    } else {
-                        json!({"name": row.id, "scores": scores})
-                    }
-                }
-                Err(e) => json!({"name": row.id, "error": e.message}),
-            })
-            .collect();
-        let summary = self.summary.iter().map(|s| {
-            json!({
-                "metric": s.name, "n": s.n, "infinite": s.infinite, "mean": s.mean, "interval95": [s.low, s.high], "sd": s.sd,
-                "min": s.min, "median": s.median, "max": s.max,
-            })
-        });
-        let derived: serde_json::Map<_, _> = self.psnr_of_mean_mse().map(|(name, v)| (name, v.into())).collect();
-        json!({
-            "format": 1,
-            "version": env!("CARGO_PKG_VERSION"),
-            "about": "null stands for +infinity in a score; mean and interval are over the finite scores of these pictures",
-            "metrics": self.metrics.iter().map(|m| json!({"name": m.name(), "higher_is_better": m.info.higher_is_better, "about": m.info.about})).collect::<Vec<_>>(),
-            "summary": summary.collect::<Vec<_>>(),
-            "derived": derived,
-            "pairs": pairs,
-            "unmatched": {"a": self.pairs.only_a, "b": self.pairs.only_b},
-        })
-    }
-
-    fn table(&self) -> String {
-        let mut out = String::new();
-        let width = self.summary.iter().map(|s| s.name.len()).max().unwrap_or(0).max(6);
-        out += &format!(
-            "{:<width$}  {:>7}  {:>10}  {:>23}  {:>9}  {:>10}  {:>10}  {:>10}\n",
-            "metric", "n", "mean", "95 % interval", "sd", "min", "median", "max"
-        );
-        for s in &self.summary {
-            let interval = if s.low.is_nan() { "-".into() } else { format!("{} .. {}", number(s.low), number(s.high)) };
-            out += &format!(
-                "{:<width$}  {:>7}  {:>10}  {:>23}  {:>9}  {:>10}  {:>10}  {:>10}\n",
-                s.name,
-                s.n,
-                number(s.mean),
-                interval,
-                number(s.sd),
-                number(s.min),
-                number(s.median),
-                number(s.max)
-            );
-        }
-        out += "\n";
-        for s in self.summary.iter().filter(|s| s.infinite > 0 && s.infinite < s.n) {
-            out += &format!("{}: {} of {} pairs are infinite (identical pictures) and not in its row.\n", s.name, s.infinite, s.n);
-        }
-        for (name, value) in self.psnr_of_mean_mse().filter(|(_, v)| v.is_finite()) {
-            out += &format!("{name}: {} dB (the mean PSNR can't be below it).\n", number(value));
-        }
-        out += "The intervals speak of these pictures (bootstrap over pairs, BCa), not of another training.\n";
-        let cached = self.rows.iter().filter(|r| r.cached).count();
-        if cached > 0 {
-            out += &format!("{cached} of {} pairs were taken from the cache.\n", self.rows.len());
-        }
-        out
-    }
-
-    /// Everything that was left out, on stderr; an error where that makes the result incomplete.
-    fn verdict(&self, allow_unmatched: bool) -> Result<()> {
-        if self.pairs.others > 0 {
-            eprintln!("{} files that are no pictures were left alone", self.pairs.others);
-        }
-        for (side, alone) in [("first", &self.pairs.only_a), ("second", &self.pairs.only_b)] {
-            if !alone.is_empty() {
-                eprintln!("only in the {side} set ({}): {}", alone.len(), some(alone));
-            }
-        }
-        let mut kinds = Vec::new();
-        for (i, (id, error)) in self.failed().enumerate() {
-            kinds.push(error.kind);
-            if i < 20 {
-                eprintln!("not scored: {id}: {}", error.message);
-            }
-        }
-        if kinds.len() > 20 {
-            eprintln!("not scored: {} more (all of them in the CSV and JSON output)", kinds.len() - 20);
-        }
-        let unmatched = self.pairs.only_a.len() + self.pairs.only_b.len();
-        if let Some(&kind) = kinds.first() {
-            return Err(Error::new(kind, format!("{} of {} pairs could not be scored (named above)", kinds.len(), self.rows.len())));
-        }
-        if unmatched > 0 && !allow_unmatched {
-            return Err(Error::new(
-                Kind::Incomparable,
-                format!("{unmatched} pictures have no partner (named above); with --allow-unmatched that is no error"),
-            ));
-        }
-        Ok(())
-    }
-}
-
-fn some(names: &[String]) -> String {
-    let shown = names.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if names.len() > 10 { format!("{shown}, ... (all of them in the JSON output)") } else { shown }
-}
-
-/// Five significant digits at least, without an exponent for the sizes that occur.
-fn number(v: f64) -> String {
-    match v.abs() {
-        _ if v.is_nan() => "-".into(),
-        _ if v.is_infinite() => "inf".into(),
-        a if a >= 1000.0 => format!("{v:.1}"),
-        a if a >= 10.0 => format!("{v:.3}"),
-        _ => format!("{v:.5}"),
-    }
+    Ok((metrics, set_metrics))
 }

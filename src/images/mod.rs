@@ -3,6 +3,7 @@
 //! [`Rgb8`] is the one image type of the crate. It says what its numbers mean (RGB, 0..255), so that a metric can't be
 //! handed values of another range; the way from a network's `[-1, 1]` to it is one quantiser.
 
+pub mod align;
 mod decode;
 mod pairs;
 mod resize_f32;

@@ -20,6 +20,7 @@ mod lanes;
 mod mse;
 mod psnr;
 pub mod scoring;
+pub mod sets;
 mod singular_values;
 mod ssim_gauss_wang;
 mod ssim_training;

@@ -182,6 +182,11 @@ impl Inception {
         Ok(Inception { stem, blocks, fc })
     }
 
+    /// Number of features (2048 in the published network).
+    pub fn width(&self) -> usize {
+        self.fc.0.dims()[1]
+    }
+
     /// The stages by name, in order, for tests of the inner layers: called with each stage's output.
     pub fn walk(&self, x: &Tensor, mut see: impl FnMut(&'static str, &Tensor) -> Result<()>) -> Result<Tensor> {
         let names = ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3"];

@@ -7,6 +7,7 @@ mod encoders;
 mod generators;
 mod harness;
 mod metrics;
+mod networks;
 mod r1;
 mod recipe;
 mod stats;
@@ -15,7 +16,18 @@ use harness::{Check, areas, judge};
 
 /// Every check. A fixture goes to the first one that knows it.
 fn checks() -> Vec<Check> {
-    [baselines::CHECKS, containers::CHECKS, encoders::CHECKS, generators::CHECKS, metrics::CHECKS, r1::CHECKS, recipe::CHECKS, stats::CHECKS].concat()
+    [
+        baselines::CHECKS,
+        containers::CHECKS,
+        encoders::CHECKS,
+        generators::CHECKS,
+        metrics::CHECKS,
+        networks::CHECKS,
+        r1::CHECKS,
+        recipe::CHECKS,
+        stats::CHECKS,
+    ]
+    .concat()
 }
 
 /// The folders that have their own test below, so that they run side by side.
