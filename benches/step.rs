@@ -173,7 +173,7 @@ impl Encoder {
             if let Some((w, bias)) = &b.skip {
                 r = ops::conv2d(&r, w, Some(bias), 1, 0)?;
             }
-            x = ((y * 0.111)? + (r * 0.889)?)?;
+            x = ops::mix(&y, 0.111, &r, 0.889)?;
             rows.push(w1);
             rows.push(w2);
         }
@@ -230,16 +230,9 @@ fn ssim(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let taps: Vec<f64> = (0..11).map(|i| (-((i as f64 - 5.0) / 1.5).powi(2) / 2.0).exp()).collect();
     let sum: f64 = taps.iter().sum();
     let taps: Vec<f64> = taps.iter().map(|t| t / sum).collect();
-    let mean = |x: &Tensor| ops::depthwise_window(x, &taps, 0);
-    let (c1, c2) = (0.02f64.powi(2), 0.06f64.powi(2));
-    let (ma, mb) = (mean(a)?, mean(b)?);
-    let (aa, bb, ab) = (ma.sqr()?, mb.sqr()?, (&ma * &mb)?);
-    let va = (mean(&a.sqr()?)? - &aa)?;
-    let vb = (mean(&b.sqr()?)? - &bb)?;
-    let cov = (mean(&(a * b)?)? - &ab)?;
-    let top = (((ab * 2.0)? + c1)? * ((cov * 2.0)? + c2)?)?;
-    let bottom = (((aa + bb)? + c1)? * ((va + vb)? + c2)?)?;
-    1.0 - (top / bottom)?.mean_all()?
+    let means = ops::depthwise_window(&ops::ssim_products(a, b)?, &taps, 0)?;
+    let map = ops::ssim_map(&ops::depthwise_window(a, &taps, 0)?, &means, 0.02f64.powi(2), 0.06f64.powi(2))?;
+    1.0 - map.mean_all()?
 }
 
 /// The resize of a centred crop back to `n` (paper recipe, section 6).
@@ -292,7 +285,7 @@ impl Step {
     fn attention(&self, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         let mut loss = (vectors(x, y)? + ssim(x, y)?)?;
         for (a, b) in self.features.forward(x)?.iter().zip(&self.features.forward(y)?) {
-            loss = (loss + (a - b)?.sqr()?.mean_all()?)?;
+            loss = (loss + ops::mse(a, b)?)?;
         }
         Ok(loss)
     }

@@ -247,6 +247,37 @@ fn cases() -> Vec<Case> {
         |t| ops::matmul_resize(&t[0], &normal("rh", &[3, 5]), &normal("rw", &[6, 4])),
         |t| normal("rh", &[3, 5]).broadcast_matmul(&t[0])?.broadcast_matmul(&normal("rw", &[6, 4]).t()?),
     ));
+    all.push(case("mix", &[&[2, 3, 4], &[2, 3, 4]], |t| ops::mix(&t[0], 0.111, &t[1], 0.889), |t| (&t[0] * 0.111)? + (&t[1] * 0.889)?));
+    all.push(case(
+        "channel_affine",
+        &[&[2, 3, 4, 2]],
+        |t| ops::channel_affine(&t[0], &[1.0, -2.0, 0.5], &[0.1, 0.2, 0.3]),
+        |t| {
+            let constant = |v: [f64; 3]| Tensor::new(&v, CPU)?.reshape((1, 3, 1, 1));
+            t[0].broadcast_mul(&constant([1.0, -2.0, 0.5])?)?.broadcast_add(&constant([0.1, 0.2, 0.3])?)
+        },
+    ));
+    all.push(case("mse", &[&[2, 3, 17], &[2, 3, 17]], |t| ops::mse(&t[0], &t[1]), |t| (&t[0] - &t[1])?.sqr()?.mean_all()));
+    all.push(case(
+        "ssim_products",
+        &[&[2, 3, 4, 5], &[2, 3, 4, 5]],
+        |t| ops::ssim_products(&t[0], &t[1]),
+        |t| Tensor::cat(&[t[1].clone(), (t[0].sqr()? + t[1].sqr()?)?, (&t[0] * &t[1])?], 0),
+    ));
+    // A constant far from 0 keeps the denominators there.
+    all.push(case(
+        "ssim_map",
+        &[&[2, 1, 3, 3], &[6, 1, 3, 3]],
+        |t| ops::ssim_map(&t[0], &t[1], 30.0, 90.0),
+        |t| {
+            let part = |i: usize| t[1].narrow(0, 2 * i, 2);
+            let (b, q, p) = (part(0)?, part(1)?, part(2)?);
+            let both = (&t[0] * &b)?;
+            let lengths = (t[0].sqr()? + b.sqr()?)?;
+            let luminance = (both.affine(2.0, 30.0)? / lengths.affine(1.0, 30.0)?)?;
+            luminance * ((p - &both)?.affine(2.0, 90.0)? / (q - lengths)?.affine(1.0, 90.0)?)?
+        },
+    ));
     all.push(case(
         "log_softmax",
         &[&[2, 3, 4]],
@@ -387,6 +418,7 @@ fn large() -> Vec<Case> {
         case("max_pool2", &[&[4, 16, 33, 32]], |t| ops::max_pool2(&t[0]), |t| Ok(t[0].clone())),
         case("upsample2", &[&[4, 16, 32, 32]], |t| ops::upsample2(&t[0]), |t| Ok(t[0].clone())),
         case("unit_normalize", &[&[4, 16, 32, 32]], |t| ops::unit_normalize(&t[0], 1e-10), |t| Ok(t[0].clone())),
+        case("mse", &[&[4, 16, 32, 32], &[4, 16, 32, 32]], |t| ops::mse(&t[0], &t[1]), |t| Ok(t[0].clone())),
         case("log_softmax", &[&[4, 16, 32, 32]], |t| ops::log_softmax(&t[0]), |t| Ok(t[0].clone())),
     ];
     for (x, w, stride, pad) in [

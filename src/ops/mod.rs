@@ -16,8 +16,10 @@ mod linear;
 mod memory;
 mod node;
 mod norm;
+mod pointwise;
 mod pool;
 mod resize;
+mod ssim;
 mod unfold;
 
 pub use act::{leaky_relu, log_softmax, noise_bias_lrelu, relu};
@@ -25,5 +27,7 @@ pub use conv::{conv_transpose2d, conv2d, conv2d_lrelu, fused_down_weight, fused_
 pub use filter::{blur3, depthwise_window, fir};
 pub use linear::linear;
 pub use norm::{adain, instance_norm, instance_norm_stats, pixel_norm, style_stats, unit_normalize};
+pub use pointwise::{channel_affine, mix, mse};
 pub use pool::{avg_pool2, max_pool2, upsample2};
 pub use resize::matmul_resize;
+pub use ssim::{ssim_map, ssim_products};

@@ -81,13 +81,20 @@ fn max<T: Scalar>(x: &Tensor) -> Result<Tensor> {
         let mut dx = vec![T::zero(); x.len()];
         pieces(&mut dx, h * w, |i, d| {
             let x = &x[i * h * w..(i + 1) * h * w];
-            for j in 0..oh * ow {
-                let at = j / ow * 2 * w + j % ow * 2;
-                let top = r[i * oh * ow + j];
-                // The first place of the window that holds the maximum, in reading order.
-                let place = [at, at + 1, at + w, at + w + 1].into_iter().find(|p| x[*p] == top || x[*p].is_nan());
-                if let Some(p) = place {
-                    d[p] = gd[i * oh * ow + j];
+            let at = i * oh * ow..(i + 1) * oh * ow;
+            let outs = r[at.clone()].chunks_exact(ow).zip(gd[at].chunks_exact(ow));
+            for ((x, d), (r, g)) in x.chunks_exact(2 * w).zip(d.chunks_exact_mut(2 * w)).zip(outs) {
+                let ((x0, x1), (d0, d1)) = (x.split_at(w), d.split_at_mut(w));
+                let pairs = x0.chunks_exact(2).zip(x1.chunks_exact(2)).zip(d0.chunks_exact_mut(2).zip(d1.chunks_exact_mut(2)));
+                for (((x0, x1), (d0, d1)), (top, g)) in pairs.zip(r.iter().zip(g)) {
+                    // The first place of the window that holds the maximum, in reading order.
+                    let is_top = |v: T| v == *top || v.is_nan();
+                    let (a, b, c) = (is_top(x0[0]), is_top(x0[1]), is_top(x1[0]));
+                    let give = |here: bool| if here { *g } else { T::zero() };
+                    d0[0] = give(a);
+                    d0[1] = give(!a & b);
+                    d1[0] = give(!a & !b & c);
+                    d1[1] = give(!a & !b & !c);
                 }
             }
         });
