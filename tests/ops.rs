@@ -532,6 +532,49 @@ fn a_fused_activation_has_the_gradients_of_its_parts() {
 }
 
 #[test]
+fn a_recomputed_segment_gives_the_same_bits() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let single = |name: &str, shape: &[usize]| normal(name, shape).to_dtype(DType::F32).unwrap();
+    let frozen = single("frozen", &[5, 4, 3, 3]);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let segment = {
+        let calls = calls.clone();
+        move |t: &[Tensor]| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            let x = ops::adain(&ops::conv2d(&t[0], &t[1], None, 1, 1)?, &t[2], 1e-5)?;
+            ops::avg_pool2(&ops::conv2d_lrelu(&x, &frozen, None, 1, 1, 0.2)?)
+        }
+    };
+    let inputs = [single("x", &[2, 3, 8, 8]), single("w", &[4, 3, 3, 3]), single("s", &[2, 8])];
+    let weights = single("weights", &[2, 5, 4, 4]);
+    let plain: Op = Box::new(segment.clone());
+    let again: Op = {
+        let segment = segment.clone();
+        Box::new(move |t| ops::recompute(&[&t[0], &t[1], &t[2]], segment.clone()))
+    };
+    close("value", &again(&inputs).unwrap(), &plain(&inputs).unwrap(), 0.0);
+    calls.store(0, Ordering::Relaxed);
+    let got = gradients(&again, &inputs, &weights);
+    // Once forward, once in the backward pass.
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+    for (a, b) in got.iter().zip(&gradients(&plain, &inputs, &weights)) {
+        close("gradient", a, b, 0.0);
+    }
+    // Only the second input is a variable; then only the first.
+    let w = Var::from_tensor(&inputs[1]).unwrap();
+    let loss = (ops::recompute(&[&inputs[0], w.as_tensor(), &inputs[2]], segment.clone()).unwrap() * &weights).unwrap();
+    let grads = loss.sum_all().unwrap().backward().unwrap();
+    close("weight", grads.get(&w).unwrap(), &got[1], 0.0);
+    let x = Var::from_tensor(&inputs[0]).unwrap();
+    let loss = (ops::recompute(&[x.as_tensor(), &inputs[1], &inputs[2]], segment).unwrap() * &weights).unwrap();
+    close("input", loss.sum_all().unwrap().backward().unwrap().get(&x).unwrap(), &got[0], 0.0);
+    // A variable that is no input would silently get no gradient.
+    let hidden = x.as_tensor().clone();
+    assert!(ops::recompute(&[&inputs[0]], move |t| &t[0] + &hidden).is_err());
+}
+
+#[test]
 fn shapes_that_do_not_fit_are_errors() {
     let x = normal("x", &[1, 2, 4, 4]);
     let w = normal("w", &[3, 5, 3, 3]);

@@ -21,7 +21,9 @@ class Side:
     def ask(self, request):
         self.process.stdin.write(request + "\n")
         self.process.stdin.flush()
-        return [float(v) for v in self.process.stdout.readline().split()]
+        words = self.process.stdout.readline().split(maxsplit=2)
+        self.name = words[2].strip() if len(words) > 2 else ""
+        return [float(v) for v in words[:2]]
 
 
 def main():
@@ -30,9 +32,19 @@ def main():
     p.add_argument("--python", default="python3")
     p.add_argument("--rounds", type=int, default=30)
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--ops", action="store_true", help="a table of single operations instead of the step")
     a = p.parse_args()
     ours = Side([a.binary, "--serve"], a.threads)
     torch = Side([a.python, str(HERE / "step.py"), str(a.threads)], a.threads)
+    if a.ops:
+        print("| operation, forward + backward | ours ms | PyTorch ms | ratio |\n|---|---|---|---|")
+        for i in range(int(ours.ask("ops")[0])):
+            rows = [(ours.ask(f"op {i}"), torch.ask(f"op {i}")) for _ in range(a.rounds + 2)][2:]
+            # Processor time: the machine may be shared.
+            mine, theirs = [r[0][1] for r in rows], [r[1][1] for r in rows]
+            ratio = statistics.median(m / t for m, t in zip(mine, theirs))
+            print(f"| {ours.name} | {statistics.median(mine):.2f} | {statistics.median(theirs):.2f} | {ratio:.2f} |", flush=True)
+        return
     losses = ours.ask("loss")[0], torch.ask("loss")[0]
     assert abs(losses[0] / losses[1] - 1) < 1e-3, f"the two steps differ: losses {losses}"
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The step of benches/step.rs in PyTorch, with the same weights, latents and noise (see its head). Requests on standard input."""
+"""The step of benches/step/main.rs in PyTorch, with the same weights, latents and noise (see its head). Requests on standard input."""
 import resource
 import sys
 import time
@@ -218,7 +218,7 @@ class Step:
 
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[1]))
-    step = Step()
+    step, single = Step(), None
     for line in sys.stdin:
         request = line.strip()
         start, cpu = time.perf_counter(), time.process_time()
@@ -227,5 +227,13 @@ if __name__ == "__main__":
         elif request == "step":
             step.run()
             print((time.perf_counter() - start) * 1e3, (time.process_time() - cpu) * 1e3, flush=True)
+        elif request.startswith("op "):
+            if single is None:
+                import single
+                every = single.every()
+            start, cpu = time.perf_counter(), time.process_time()
+            for _ in range(5):
+                single.run(every[int(request[3:])])
+            print((time.perf_counter() - start) * 1e3 / 5, (time.process_time() - cpu) * 1e3 / 5, flush=True)
         elif request == "peak":
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)

@@ -337,7 +337,7 @@ fn last(taps: &[Tensor]) -> Result<Tensor> {
 
 /// The paper's LPIPS term: the sum over the taps of the mean squared difference.
 fn feature_mse(a: &[Tensor], b: &[Tensor]) -> Result<Tensor> {
-    let layer = |(a, b): (&Tensor, &Tensor)| (b - a)?.sqr()?.mean_all();
+    let layer = |(a, b): (&Tensor, &Tensor)| ops::mse(b, a);
     let layers = a.iter().zip(b).map(layer).collect::<Result<Vec<_>>>()?;
     Tensor::stack(&layers, 0)?.sum_all()
 }

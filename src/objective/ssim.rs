@@ -26,7 +26,7 @@ pub fn ssim(kind: SsimKind, target: &Tensor, pred: &Tensor, range: f64) -> Resul
 
 /// The map of which [`ssim`] is the mean, [n, C, H', W'].
 pub fn map(kind: SsimKind, target: &Tensor, pred: &Tensor, range: f64) -> Result<Tensor> {
-    let (n, _, h, w) = target.dims4()?;
+    let (_, _, h, w) = target.dims4()?;
     let (pad, range) = match kind {
         SsimKind::Valid if h < SIDE || w < SIDE => bail!("SSIM: an image of {h}x{w} pixels is smaller than its {SIDE}x{SIDE} window"),
         SsimKind::Valid => (0, range),
@@ -35,12 +35,6 @@ pub fn map(kind: SsimKind, target: &Tensor, pred: &Tensor, range: f64) -> Result
     let (c1, c2) = ((0.01 * range).powi(2), (0.03 * range).powi(2));
     let taps = window();
     let mean_a = ops::depthwise_window(target, &taps, pad)?;
-    let products = Tensor::cat(&[pred.clone(), (target.sqr()? + pred.sqr()?)?, (target * pred)?], 0)?;
-    let means = ops::depthwise_window(&products, &taps, pad)?;
-    let (mean_b, squares, product) = (means.narrow(0, 0, n)?, means.narrow(0, n, n)?, means.narrow(0, 2 * n, n)?);
-    let both = (&mean_a * &mean_b)?;
-    let lengths = (mean_a.sqr()? + mean_b.sqr()?)?;
-    let luminance = (both.affine(2.0, c1)? / lengths.affine(1.0, c1)?)?;
-    let structure = ((product - both)?.affine(2.0, c2)? / (squares - lengths)?.affine(1.0, c2)?)?;
-    luminance * structure
+    let means = ops::depthwise_window(&ops::ssim_products(target, pred)?, &taps, pad)?;
+    ops::ssim_map(&mean_a, &means, c1, c2)
 }

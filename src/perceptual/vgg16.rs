@@ -150,7 +150,10 @@ impl Vgg16 {
                 x = ops::max_pool2(&x)?;
             }
             for layer in block {
-                x = relu(&ops::conv2d(&x, &layer.weight, Some(&layer.bias), 1, 1)?, backward)?;
+                x = match backward {
+                    Backward::Plain => ops::conv2d_lrelu(&x, &layer.weight, Some(&layer.bias), 1, 1, 0.0)?,
+                    Backward::Guided => relu(&ops::conv2d(&x, &layer.weight, Some(&layer.bias), 1, 1)?, backward)?,
+                };
             }
             taps.push(x.clone());
         }
@@ -199,8 +202,11 @@ fn relu(x: &Tensor, backward: Backward) -> Result<Tensor> {
 /// ImageNet's mean and standard deviation moved to that range. One-channel maps are repeated to three channels.
 pub fn scale_input(x: &Tensor) -> Result<Tensor> {
     let (shift, scale) = ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]);
-    let constant = |v: [f64; 3]| Tensor::new(&v, x.device())?.to_dtype(x.dtype())?.reshape((1, 3, 1, 1));
-    x.broadcast_sub(&constant(shift)?)?.broadcast_mul(&constant(scale.map(|s| 1.0 / s))?)
+    if x.dim(1)? == 1 {
+        let x = Tensor::cat(&[x, x, x], 1)?;
+        return scale_input(&x);
+    }
+    ops::channel_affine(x, &scale.map(|s| 1.0 / s), &std::array::from_fn::<f64, 3, _>(|c| -shift[c] / scale[c]))
 }
 
 /// Average pool to `side` x `side` cells; cell i covers rows floor(i H / side) to ceil((i + 1) H / side).

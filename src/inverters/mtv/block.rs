@@ -110,7 +110,7 @@ impl Block {
                     Some(change) => change.convolve(&residual)?,
                     None => residual,
                 };
-                (x.affine(0.111, 0.0)? + residual.affine(0.889, 0.0)?)?
+                ops::mix(&x, 0.111, &residual, 0.889)?
             }
             (_, true) => x,
             (Shortcut::Sum, false) => {

@@ -321,7 +321,7 @@ impl Encoder {
         if self.config.condition > 0 && input.condition.is_none() {
             bail!("this encoder needs the condition vectors")
         }
-        let mut x = ops::leaky_relu(&ops::conv2d(x, &self.rgb.0, Some(&self.rgb.1), 1, 0)?, block::SLOPE)?;
+        let mut x = ops::conv2d_lrelu(x, &self.rgb.0, Some(&self.rgb.1), 1, 0, block::SLOPE)?;
         // Row 0 belongs to the last block's second convolution, the last row to the first block's first.
         let mut rows: Vec<Tensor> = Vec::with_capacity(2 * self.blocks.len());
         let mut outputs = Vec::with_capacity(self.blocks.len());

@@ -14,12 +14,16 @@ use mtv_bench::ops;
 use mtv_bench::optim::{Optimizer, Rule};
 use mtv_bench::params::Param;
 
+mod single;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BATCH: usize = 8;
 const W_DIM: usize = 128;
 const SLOPE: f64 = 0.2;
+/// Runs of a single operation per request.
+const REPEAT: usize = 5;
 /// Channels of the generator from 4 px up, of the encoder from 64 px down, and of the feature network.
 const GENERATOR: [usize; 5] = [64, 64, 64, 32, 16];
 const ENCODER: [usize; 5] = [16, 32, 64, 64, 64];
@@ -311,10 +315,12 @@ impl Step {
     }
 }
 
-/// One number per line of input: "loss" the loss before any step, "step" wall and processor milliseconds of one step, "peak" megabytes.
+/// One number per line of input: "loss" the loss before any step, "step" wall and processor milliseconds of one step, "peak" megabytes, "op 3" the
+/// same times of the fourth single operation, forward and backward, and its name.
 fn serve() -> Result<()> {
     let mut step = Step::new()?;
     let mut out = std::io::stdout();
+    let single = single::all()?;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let (start, cpu) = (Instant::now(), cpu_ms());
@@ -325,7 +331,17 @@ fn serve() -> Result<()> {
                 writeln!(out, "{} {}", start.elapsed().as_secs_f64() * 1e3, cpu_ms() - cpu)?
             }
             "peak" => writeln!(out, "{}", peak_memory_mb())?,
-            other => candle_core::bail!("unknown request {other:?}"),
+            "ops" => writeln!(out, "{}", single.len())?,
+            other => match other.strip_prefix("op ").and_then(|i| single.get(i.parse::<usize>().ok()?)) {
+                Some((name, forward)) => {
+                    for _ in 0..REPEAT {
+                        forward()?.sum_all()?.backward()?;
+                    }
+                    let per = |ms: f64| ms / REPEAT as f64;
+                    writeln!(out, "{} {} {name}", per(start.elapsed().as_secs_f64() * 1e3), per(cpu_ms() - cpu))?
+                }
+                None => candle_core::bail!("unknown request {other:?}"),
+            },
         }
         out.flush()?;
     }
@@ -352,6 +368,10 @@ fn measure() -> Result<()> {
     step.run()?;
     let mut c = Criterion::default().sample_size(20).configure_from_args();
     c.bench_function("mini step, StyleGANv1 64 px, case 2, AT1 AT2 LPIPS, batch 8", |b| b.iter(|| step.run().expect("the step runs")));
+    for (name, forward) in single::all()? {
+        let run = || forward().and_then(|y| y.sum_all()?.backward()).expect("the operation runs");
+        c.bench_function(&name, |b| b.iter(run));
+    }
     c.final_summary();
     Ok(())
 }
