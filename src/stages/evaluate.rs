@@ -114,7 +114,8 @@ pub fn open_metrics(names: &[String], networks: &Networks, device: &Device) -> R
         let (judge, lpips): (Arc<_>, Arc<Lpips>) = (Arc::new(judge), Arc::new(lpips));
         for metric in metrics.iter_mut().filter(|m| m.needs_network()) {
             let (judge, lpips) = (judge.clone(), lpips.clone());
-            let network: metrics::Network = Arc::new(move |a, b| lpips.distance(&judge, a, b)?.squeeze(0)?.to_dtype(candle_core::DType::F64)?.to_scalar());
+            let network: metrics::Network =
+                Arc::new(move |a, b| lpips.distance(&judge, a, b)?.squeeze(0)?.to_dtype(candle_core::DType::F64)?.to_scalar());
             *metric = metric.clone().with_network(network, device);
         }
     }

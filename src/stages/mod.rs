@@ -34,8 +34,8 @@ use std::time::Duration;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::record::store::{Checkpoint, Finished, Work};
 use crate::objective::Recipe;
+use crate::record::store::{Checkpoint, Finished, Work};
 use crate::{Error, Result};
 use progress::Progress;
 

@@ -70,9 +70,11 @@ pub fn vgg16(name: &str, device: &Device) -> Result<Vgg16> {
     let origin = format!("baselines/{name}");
     if let Source::Seeded(seeded) = &card.source {
         let network = card.network()?;
-        let widths: [usize; 5] = network.widths.as_slice().try_into().map_err(|_| {
-            Error::usage(format!("baselines/{name}.toml: a seeded vgg16 needs five widths"))
-        })?;
+        let widths: [usize; 5] = network
+            .widths
+            .as_slice()
+            .try_into()
+            .map_err(|_| Error::usage(format!("baselines/{name}.toml: a seeded vgg16 needs five widths")))?;
         let config = vgg16::Config::vgg16(widths, 1, &[network.classes.unwrap_or(2)]);
         let fresh = Params::fresh(seeded.seed, DType::F32, device);
         Vgg16::new(&config, &fresh)?;
@@ -133,7 +135,9 @@ pub struct RealPicture {
 pub fn real_pictures(name: &str, count: usize, side: usize) -> Result<Vec<RealPicture>> {
     let card = Card::load(name)?;
     let Source::Seeded(seeded) = &card.source else {
-        return Err(Error::missing(format!("the data set \"{name}\" is not on this machine: `mtv-bench weights info {name}` says how to get it")));
+        return Err(Error::missing(format!(
+            "the data set \"{name}\" is not on this machine: `mtv-bench weights info {name}` says how to get it"
+        )));
     };
     let source = faces::Source::new(seeded.seed);
     (0..count as u64)

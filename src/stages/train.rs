@@ -45,7 +45,8 @@ pub fn run(spec: &TrainSpec, context: &mut StageContext) -> Result<()> {
     let mut first = 0;
     if let Some(saved) = saved {
         optimizer.load_state(part(&saved.tensors, "optimizer/"))?;
-        curve.rows = serde_json::from_value::<Saved>(saved.state).map_err(|e| Error::corrupt(format!("the checkpoint's state: {e}")))?.curve;
+        curve.rows =
+            serde_json::from_value::<Saved>(saved.state).map_err(|e| Error::corrupt(format!("the checkpoint's state: {e}")))?.curve;
         first = saved.step;
     }
     let streams = Streams::new(spec.seed);

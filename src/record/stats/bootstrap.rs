@@ -107,8 +107,7 @@ impl Bootstrap {
     /// so it serves tens of thousands of images.
     pub fn of_mean_drawn(data: &[f64], stream: &Stream, count: usize) -> Self {
         let n = data.len() as f64;
-        let values: Vec<f64> =
-            (0..count as u64).map(|b| draw(stream, b, data.len()).map(|i| data[i as usize]).sum::<f64>() / n).collect();
+        let values: Vec<f64> = (0..count as u64).map(|b| draw(stream, b, data.len()).map(|i| data[i as usize]).sum::<f64>() / n).collect();
         let sum: f64 = data.iter().sum();
         Self::from_parts(sum / n, values, data.iter().map(|v| (sum - v) / (n - 1.0)))
     }
