@@ -526,7 +526,7 @@ fn a_fused_activation_has_the_gradients_of_its_parts() {
         // Frozen weights: the slope is applied on the way into the kernel.
         let (w1, b1) = (w.clone(), b.clone());
         let frozen: Op = Box::new(move |t| ops::conv2d_lrelu(&t[0], &w1, Some(&b1), 1, 1, slope));
-        let alone = gradients(&frozen, &[x.clone()], &weights);
+        let alone = gradients(&frozen, std::slice::from_ref(&x), &weights);
         close("frozen", &alone[0], &gradients(&parts, &all, &weights)[0], 0.0);
     }
 }

@@ -243,7 +243,7 @@ fn runtime_scale(name: &str, dims: &[usize], fused_scale: bool) -> f64 {
         return 1.0 / at(1).sqrt();
     }
     let layer = name.strip_prefix("layer").and_then(numbered).map_or(0, |(i, _)| i);
-    let inputs = if fused_scale && layer >= 2 && layer % 2 == 0 { at(0) } else { at(1) };
+    let inputs = if fused_scale && layer >= 2 && layer.is_multiple_of(2) { at(0) } else { at(1) };
     (2.0 / (at(2) * at(3) * inputs)).sqrt()
 }
 

@@ -77,7 +77,7 @@ impl Pictures {
             match &head[..n] {
                 h if h.starts_with(b"PK") => zip(path, file)?,
                 h if h.len() == 512 && h[257..262] == *b"ustar" => tar(path, file)?,
-                h if h.starts_with(&[0x1f, 0x8b]) => return Err(refuse(path, "a gzip file: unpack it to a plain .tar first")),
+                [0x1f, 0x8b, ..] => return Err(refuse(path, "a gzip file: unpack it to a plain .tar first")),
                 _ => return Err(refuse(path, "neither a folder, nor a zip, nor a tar archive")),
             }
         };

@@ -218,7 +218,7 @@ pub(super) fn forward(p: &Plan, x: &[f32], mask: Option<(&[f32], f32)>, packed: 
     let kernel = tile_kernel();
     // Whole vectors of a row go straight to the result; otherwise the tile runs over the padded width and is cut afterwards.
     let whole = ow % LANES == 0;
-    let bare = p.k == 1 && p.pad == 0 && mask.is_none() && (whole || rows >= oh && p.h * p.w % (NV * LANES) == 0);
+    let bare = p.k == 1 && p.pad == 0 && mask.is_none() && (whole || rows >= oh && (p.h * p.w).is_multiple_of(NV * LANES));
     let work = |buffers: &mut (Vec<f32>, Vec<f32>), task: usize| {
         let (strip, wide_out) = buffers;
         let (b, y0) = (task / strips, task % strips * rows);
@@ -413,7 +413,7 @@ fn correlate_kernel() -> Correlate {
 
 /// Whether [`backward_w`] serves this convolution: 3x3, rows of whole vectors, channels in whole tiles.
 pub(super) fn has_backward_w(p: &Plan) -> bool {
-    p.k == 3 && p.out().1 % LANES == 0 && p.co % GO == 0 && p.ci % GI == 0
+    p.k == 3 && p.out().1.is_multiple_of(LANES) && p.co.is_multiple_of(GO) && p.ci.is_multiple_of(GI)
 }
 
 /// Gradient of the kernel [co, ci, 3, 3]: images are split into a fixed number of shares, whose sums are added in order.

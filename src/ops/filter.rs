@@ -115,7 +115,7 @@ fn apply<T: Scalar>(x: &[T], v: &Band<T>, h: &Band<T>) -> Vec<T> {
 fn filter<T: Scalar>(name: &'static str, x: &Tensor, band: impl Fn(usize) -> Option<Band<T>>, gain: f64) -> Result<Tensor> {
     let (n, c, height, width) = x.dims4()?;
     let (Some(mut v), Some(h)) = (band(height), band(width)) else { bail!("{name}: a map of {height}x{width} is too small") };
-    v.rows.iter_mut().flatten().for_each(|e| e.1 = e.1 * T::of(gain));
+    v.rows.iter_mut().flatten().for_each(|e| e.1 *= T::of(gain));
     let x = x.contiguous()?;
     let out = apply(&data::<T>(&x)?, &v, &h);
     let shape = (n, c, v.rows.len(), h.rows.len());

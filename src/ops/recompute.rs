@@ -20,7 +20,7 @@ fn gradients(f: &Segment, inputs: &[Tensor], wanted: &[bool], g: &Tensor) -> Res
 }
 
 fn run<T: Scalar>(first: &Tensor, rest: &[&Tensor], f: Box<Segment>) -> Result<Tensor> {
-    let held: Vec<Tensor> = std::iter::once(&first).chain(rest).map(|t| Ok(t.detach().contiguous()?)).collect::<Result<_>>()?;
+    let held: Vec<Tensor> = std::iter::once(&first).chain(rest).map(|t| t.detach().contiguous()).collect::<Result<_>>()?;
     // No input tracks, so the segment's own graph is gone as soon as its result is there.
     let y = f(&held)?;
     if y.track_op() {

@@ -236,7 +236,7 @@ impl Source {
 ///
 /// Errors: `resolution` does not divide 64.
 pub fn tensor<'a>(pictures: impl IntoIterator<Item = &'a [u8]>, resolution: usize, device: &Device) -> Result<Tensor> {
-    if resolution == 0 || SIZE % resolution != 0 {
+    if resolution == 0 || !SIZE.is_multiple_of(resolution) {
         candle_core::bail!("faces are drawn at 64 px and averaged down: {resolution} px does not divide 64")
     }
     let pictures: Vec<&[u8]> = pictures.into_iter().collect();

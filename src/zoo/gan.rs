@@ -273,7 +273,7 @@ impl Trainer {
         let average_params = params("average/", recipe.seed);
         let average = build(&average_params)?;
         let critic_params = params("critic/", recipe.seed.wrapping_add(1));
-        let group = [8, 4, 2, 1].into_iter().find(|g| recipe.batch % g == 0).unwrap_or(1);
+        let group = [8, 4, 2, 1].into_iter().find(|g| recipe.batch.is_multiple_of(*g)).unwrap_or(1);
         let critic = Discriminator::new(&discriminator::Config { channels: layout.channels.clone(), group }, &critic_params)?;
         for params in [&generator_params, &average_params, &critic_params] {
             params.finish()?;
@@ -355,7 +355,7 @@ impl Trainer {
     fn try_step(&mut self, point: Point) -> candle_core::Result<Losses> {
         let n = self.recipe.batch;
         let ids: Vec<u64> = (self.shown..self.shown + n as u64).collect();
-        let with_r1 = self.step % R1_EVERY == 0;
+        let with_r1 = self.step.is_multiple_of(R1_EVERY);
         let players = &self.players;
         let shards = self.threads.run(&ids, |ids| players.shard(ids, n, point, with_r1))?;
         let mut losses = Losses { r1: with_r1.then_some(0.0), ..Default::default() };
