@@ -7,7 +7,7 @@ use crate::error::Kind;
 use crate::record::Record;
 use crate::record::compare::{self, Verdict};
 use crate::record::golden::Golden;
-use crate::record::store::{create_folder, write_atomic};
+use crate::record::store::{create_folder, folder_of, write_atomic};
 use crate::report::verdicts;
 use crate::{Error, Result};
 
@@ -50,7 +50,7 @@ pub fn run(args: Args) -> Result<()> {
     if args.bless {
         for (name, records) in &groups {
             let path = golden_file(name);
-            create_folder(path.parent().unwrap_or(Path::new(".")))?;
+            create_folder(folder_of(&path))?;
             Golden::of(records)?.write(&path)?;
             println!("{}", path.display());
         }

@@ -128,11 +128,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = PathBuf::from(temporary);
     let result = write_synced(&temporary, bytes)
         .and_then(|()| fs::rename(&temporary, path).map_err(|e| Error::io(path, "renaming", e)))
-        .and_then(|()| sync_folder(path.parent().unwrap_or(Path::new("."))));
+        .and_then(|()| sync_folder(folder_of(path)));
     if result.is_err() {
         let _ = fs::remove_file(&temporary);
     }
     result
+}
+
+/// The folder of a file; that of a bare name is the current one.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -113,7 +113,7 @@ fn improvement(record: &Record, set: &str, metric: &str, info: &Info, better: &A
 }
 
 fn amount(d: &Summary, interval: Interval, info: &Info) -> String {
-    let signed = |v: f64| format!("{v:+.*}", info.digits.max(2));
+    let signed = |v: f64| format!("{v:+.*}", info.digits + 1);
     let unit = if info.unit.is_empty() { String::new() } else { format!(" {}", info.unit) };
     format!("improvement {}{unit}, 95 % interval {} to {}", signed(d.mean), signed(interval.low), signed(interval.high))
 }
