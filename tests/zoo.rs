@@ -1,1 +1,301 @@
+//! The mini zoo: its picture source, the exactness of its gradient penalties, resuming, and the files that ship.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use mtv_bench::generators::Stage;
+use mtv_bench::generators::stylegan1::{Config, StyleGan1};
+use mtv_bench::params::Params;
+use mtv_bench::random::Stream;
+use mtv_bench::record::store::sha256_hex;
+use mtv_bench::spec::Card;
+use mtv_bench::zoo::checkpoint;
+use mtv_bench::zoo::classifier::{self, log_probabilities};
+use mtv_bench::zoo::discriminator::{self, Discriminator, Dual, Penalty};
+use mtv_bench::zoo::faces::{FACTORS, Factor, Picture, SIZE, Source, Split, TRAIN_IDENTITIES, UNSEEN_EVERY};
+use mtv_bench::zoo::gan::{self, Recipe, Trainer};
+use mtv_bench::zoo::linear_algebra::{Symmetric, ridge};
+use mtv_bench::zoo::measure::frechet;
+use mtv_bench::zoo::networks;
+use mtv_bench::zoo::pool::Pool;
+
+const CPU: Device = Device::Cpu;
+
+#[test]
+fn a_picture_depends_on_seed_split_and_index_only() {
+    let source = Source::new(3);
+    let one = source.draw(Split::Train, 41);
+    assert_eq!(one, Source::new(3).draw_all(Split::Train, &[7, 41])[1]);
+    assert_eq!((one.rgb.len(), one.mask.len()), (3 * SIZE * SIZE, SIZE * SIZE));
+    assert_ne!(one.rgb, Source::new(4).draw(Split::Train, 41).rgb);
+    assert_ne!(one.rgb, source.draw(Split::Train, 42).rgb);
+    assert_ne!(one.rgb, source.draw(Split::HeldOut, 41).rgb);
+}
+
+#[test]
+fn no_person_is_in_both_splits_and_each_has_several_pictures() {
+    let source = Source::new(1);
+    let people = |split, n: u64| -> BTreeMap<u32, Vec<Picture>> {
+        let mut people: BTreeMap<u32, Vec<Picture>> = BTreeMap::new();
+        source.draw_all(split, &(0..n).collect::<Vec<_>>()).into_iter().for_each(|p| people.entry(p.identity).or_default().push(p));
+        people
+    };
+    let (train, held_out) = (people(Split::Train, 1500), people(Split::HeldOut, 1500));
+    assert!(train.keys().all(|&id| u64::from(id) < TRAIN_IDENTITIES) && held_out.keys().all(|&id| u64::from(id) >= TRAIN_IDENTITIES));
+    assert!(train.len() > 500 && held_out.len() > 500, "{} and {} people", train.len(), held_out.len());
+    let same = held_out.values().find(|pictures| pictures.len() > 2).expect("some person has three of 1500 pictures");
+    assert_eq!(same[0].factors[..17], same[1].factors[..17]);
+    assert_ne!(same[0].factors[17..], same[1].factors[17..]);
+    for (index, wears) in (0..20).map(|i| (i, source.draw(Split::HeldOut, i).unseen.is_some())) {
+        assert_eq!(wears, index % UNSEEN_EVERY == UNSEEN_EVERY - 1);
+    }
+    assert!(train.values().flatten().all(|p| p.unseen.is_none()));
+}
+
+/// Mean absolute change of the pixels in a box (rows, columns), from one value of a factor to another.
+fn change(factor: Factor, values: (f32, f32), rows: std::ops::Range<usize>, columns: std::ops::Range<usize>) -> f64 {
+    let source = Source::new(5);
+    let (mut sum, mut count) = (0.0, 0.0);
+    for index in 0..20 {
+        // Straight faces without other things in the way.
+        let draw = |v| source.draw_with(Split::Train, index, &[(Factor::Yaw, 0.0), (Factor::Beard, -1.0), (factor, v)]);
+        let (a, b) = (draw(values.0).rgb, draw(values.1).rgb);
+        for row in rows.clone() {
+            for at in (row * SIZE + columns.start) * 3..(row * SIZE + columns.end) * 3 {
+                sum += (f64::from(a[at]) - f64::from(b[at])).abs();
+                count += 1.0;
+            }
+        }
+    }
+    sum / count
+}
+
+#[test]
+fn factors_change_the_pixels_that_they_should() {
+    let (eyes, mouth, corner) = ((28..36, 18..46), (42..50, 22..42), (0..6, 0..6));
+    let glasses = |b: &(std::ops::Range<usize>, std::ops::Range<usize>)| change(Factor::Glasses, (-1.0, 1.0), b.0.clone(), b.1.clone());
+    assert!(glasses(&eyes) > 10.0, "{}", glasses(&eyes));
+    assert!(glasses(&mouth) < 0.1 && glasses(&corner) == 0.0);
+    let smile = |b: &(std::ops::Range<usize>, std::ops::Range<usize>)| change(Factor::Smile, (-1.0, 1.0), b.0.clone(), b.1.clone());
+    assert!(smile(&mouth) > 10.0 && smile(&corner) == 0.0, "{}", smile(&mouth));
+    assert!(change(Factor::BackgroundLightness, (-0.5, 0.5), 0..6, 0..6) > 20.0);
+    // The factors that were too weak in the feasibility study move at least some pixels by a visible amount.
+    assert!(change(Factor::EyeSpacing, (-1.0, 1.0), 28..34, 18..46) > 8.0);
+    assert!(change(Factor::MouthWidth, (-1.0, 1.0), 42..48, 18..46) > 4.0);
+    assert!(change(Factor::Jaw, (-1.0, 1.0), 40..54, 12..52) > 4.0);
+}
+
+#[test]
+fn the_mask_is_the_head() {
+    let picture = Source::new(1).draw(Split::Train, 0);
+    let at = |row: usize, column: usize| picture.mask[row * SIZE + column];
+    assert_eq!((at(34, 32), at(0, 0), at(63, 0)), (255, 0, 0));
+    let share = picture.mask.iter().map(|&m| f64::from(m)).sum::<f64>() / (255.0 * picture.mask.len() as f64);
+    assert!((0.15..0.7).contains(&share), "{share}");
+}
+
+#[test]
+fn a_smaller_batch_is_the_average_of_the_larger() -> candle_core::Result<()> {
+    let source = Source::new(2);
+    let large = source.batch(Split::Train, &[0, 1], 64, &CPU)?;
+    let small = source.batch(Split::Train, &[0, 1], 16, &CPU)?;
+    let averaged = mtv_bench::ops::avg_pool2(&mtv_bench::ops::avg_pool2(&large)?)?;
+    let off = (averaged - small)?.abs()?.max_all()?.to_scalar::<f32>()?;
+    assert!(off < 1e-5, "{off}");
+    assert!(source.batch(Split::Train, &[0], 24, &CPU).is_err());
+    Ok(())
+}
+
+/// The value of a penalty as a function of the weights, in f64, against the gradient that the tangent form gives.
+#[test]
+fn penalties_have_exact_gradients() -> candle_core::Result<()> {
+    let config = discriminator::Config { channels: vec![(4, 5), (8, 4)], group: 4 };
+    let p = Params::fresh(9, DType::F64, &CPU);
+    let d = Discriminator::new(&config, &p)?;
+    let frozen = d.detached();
+    let x = Stream::new(1, "x").normal((4, 3, 8, 8), &CPU)?.to_dtype(DType::F64)?;
+    for blend in [1.0, 0.4] {
+        let stage = Stage { last: 1, blend };
+        for penalty in [Penalty::R1 { gamma: 3.0 }, Penalty::WganGp { lambda: 10.0 }] {
+            let at = || penalty.at(&x, |x| d.scores(x, stage), |x| frozen.scores(x, stage));
+            let grads = at()?.1.backward()?;
+            for param in p.vars() {
+                let var = param.var.as_tensor();
+                let Some(grad) = grads.get(var) else {
+                    assert!(param.name.contains("bias") || blend == 1.0, "{}", param.name);
+                    continue;
+                };
+                let (flat, n) = (grad.flatten_all()?.to_vec1::<f64>()?, grad.elem_count());
+                let place = n / 2;
+                let values = var.flatten_all()?.to_vec1::<f64>()?;
+                let moved = |by: f64| -> candle_core::Result<f64> {
+                    let mut values = values.clone();
+                    values[place] += by;
+                    param.var.set(&Tensor::from_vec(values, var.shape(), &CPU)?)?;
+                    Ok(at()?.0)
+                };
+                let slope = (moved(1e-6)? - moved(-1e-6)?) / 2e-6;
+                moved(0.0)?;
+                let off = (slope - flat[place]).abs() / slope.abs().max(1e-2);
+                assert!(off < 1e-5, "{} {penalty:?}: {} against {slope}", param.name, flat[place]);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_minibatch_deviation_keeps_groups_apart() -> candle_core::Result<()> {
+    let x = Stream::new(1, "x").normal((8, 2, 4, 4), &CPU)?;
+    let both = Dual::plain(&x).minibatch_std(4)?.value;
+    let second = Dual::plain(&x.narrow(0, 4, 4)?.contiguous()?).minibatch_std(4)?.value;
+    let off = (both.narrow(0, 4, 4)? - second)?.abs()?.max_all()?.to_scalar::<f32>()?;
+    assert_eq!(off, 0.0);
+    assert!(Dual::plain(&x).minibatch_std(3).is_err());
+    Ok(())
+}
+
+fn build(p: &Params) -> candle_core::Result<Box<gan::Network>> {
+    let config = Config { z_dim: 8, w_dim: 8, fmaps_base: 64, fmaps_max: 8, mapping_layers: 2, mapping_fmaps: 8, ..Config::paper(16) };
+    Ok(Box::new(StyleGan1::new(&config, p)?))
+}
+
+fn recipe() -> Recipe {
+    // Five steps, two of them while 16 px fades in.
+    Recipe { seed: 1, batch: 8, lr: 3e-3, stages: vec![16, 24], fade: 16, gamma: vec![(0, 0.4), (16, 0.7)], decay: 0.5, pool: 12 }
+}
+
+fn pool(recipe: &Recipe) -> Pool {
+    Pool::draw(&Source::new(1), Split::Train, recipe.pool)
+}
+
+fn weights(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let (tensors, _) = checkpoint::load(&folder.join("state.safetensors"), &CPU).expect("a state");
+    let bytes = |t: &Tensor| match t.dtype() {
+        DType::I64 => t.flatten_all().and_then(|t| t.to_vec1::<i64>()).expect("i64").iter().flat_map(|v| v.to_le_bytes()).collect(),
+        _ => t.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("f32").iter().flat_map(|v| v.to_le_bytes()).collect(),
+    };
+    tensors.iter().map(|(name, t)| (name.clone(), bytes(t))).collect()
+}
+
+#[test]
+fn a_training_resumed_after_every_step_equals_an_unbroken_one() -> mtv_bench::Result<()> {
+    let (whole, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    let mut trainer = Trainer::new(recipe(), build, pool(&recipe()), &CPU)?;
+    let start = trainer.average().1.snapshot()?;
+    trainer.run(whole.path(), 1e9, |_| ())?;
+    let end = trainer.average().1.snapshot()?;
+    assert!(start.iter().any(|(name, t)| (t - &end[name]).and_then(|d| d.abs()?.max_all()?.to_scalar::<f32>()).is_ok_and(|d| d > 1e-4)));
+
+    let mut trainer = Trainer::new(recipe(), build, pool(&recipe()), &CPU)?;
+    while !trainer.done() {
+        trainer.step()?;
+        trainer.save(broken.path())?;
+        trainer = Trainer::resume(broken.path(), |_| (), build, pool, &CPU)?;
+    }
+    assert_eq!(weights(whole.path()), weights(broken.path()));
+    Ok(())
+}
+
+#[test]
+fn a_state_with_nan_is_not_saved() -> mtv_bench::Result<()> {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("state.safetensors");
+    let good = BTreeMap::from([("a".to_string(), Tensor::new(&[1f32, 2.0], &CPU)?)]);
+    checkpoint::save(&path, &good, &serde_json::json!({}))?;
+    let bad = BTreeMap::from([("a".to_string(), Tensor::new(&[1f32, f32::NAN], &CPU)?)]);
+    let error = checkpoint::save(&path, &bad, &serde_json::json!({})).expect_err("NaN");
+    assert_eq!(error.kind, mtv_bench::error::Kind::Diverged);
+    assert_eq!(checkpoint::load(&path, &CPU)?.0["a"].to_vec1::<f32>()?, [1.0, 2.0]);
+    Ok(())
+}
+
+#[test]
+fn each_group_of_classes_has_its_own_softmax() -> candle_core::Result<()> {
+    let logits = Stream::new(1, "logits").normal((2, classifier::CLASSES), &CPU)?;
+    for row in log_probabilities(&logits)?.exp()?.to_vec2::<f32>()? {
+        let (bins, glasses) = row.split_at(classifier::CLASSES - 2);
+        assert!(bins.chunks_exact(3).chain([glasses]).all(|group| (group.iter().sum::<f32>() - 1.0).abs() < 1e-5));
+    }
+    let mut factors = [0.0; FACTORS.len()];
+    factors[0] = -1.0;
+    factors[FACTORS.len() - 1] = 1.0;
+    let bins = classifier::bins(&factors);
+    assert_eq!((bins.len(), bins[0], bins[1], bins[FACTORS.len() - 2], bins[FACTORS.len() - 1]), (FACTORS.len(), 0, 1, 2, 0));
+    Ok(())
+}
+
+#[test]
+fn the_frechet_distance_of_known_normals() {
+    // Two clouds on the axes: means 1 apart, standard deviations 1 and 3 along x, equal along y.
+    let cloud = |shift: f64, wide: f64| -> Vec<Vec<f64>> {
+        let root = (1.5f64).sqrt();
+        vec![vec![shift + wide * root, 0.0], vec![shift - wide * root, 0.0], vec![shift, root], vec![shift, -root]]
+    };
+    let (a, b) = (cloud(0.0, 1.0), cloud(1.0, 3.0));
+    assert!((frechet(&a, &b) - (1.0 + 4.0)).abs() < 1e-9, "{}", frechet(&a, &b));
+    assert!(frechet(&a, &a).abs() < 1e-9);
+    let mut m = Symmetric::zeros(3);
+    [[1.0, 2.0, 0.5], [0.0, 1.0, -1.0], [2.0, 0.0, 1.0]].iter().for_each(|v| m.add_outer(v, 0.7));
+    let root = m.sqrt();
+    let mut one = Symmetric::zeros(3);
+    (0..3).for_each(|i| one.add_outer(&std::array::from_fn::<f64, 3, _>(|j| f64::from(i == j)), 1.0));
+    assert!((root.sandwich(&one).trace() - m.trace()).abs() < 1e-9);
+}
+
+#[test]
+fn ridge_finds_a_linear_rule() {
+    let normal = Stream::new(1, "rows").normal((200, 3), &CPU).and_then(|t| t.to_vec2::<f32>()).expect("rows");
+    let rows: Vec<(Vec<f64>, f64)> = normal
+        .iter()
+        .map(|r| (r.iter().map(|&v| f64::from(v)).collect::<Vec<_>>(), if r[0] - 2.0 * r[1] > 0.0 { 1.0 } else { -1.0 }))
+        .collect();
+    let v = ridge(&rows, 1e-6);
+    let right = rows.iter().filter(|(x, y)| x.iter().zip(&v).map(|(a, b)| a * b).sum::<f64>() * y > 0.0).count();
+    assert!(right > 190, "{right} of 200, {v:?}");
+}
+
+#[test]
+fn shipped_networks_are_the_files_of_their_cards_and_open() -> mtv_bench::Result<()> {
+    let mut found = 0;
+    for network in networks::all() {
+        let path = format!("baselines/{}.safetensors", network.name);
+        let Some(bytes) = mtv_bench::spec::files::read(&path)? else { continue };
+        found += 1;
+        let card = Card::load(network.name)?;
+        assert_eq!(card.sha256.as_deref(), Some(sha256_hex(&bytes).as_str()), "{path}");
+        assert_eq!(card.bytes, Some(bytes.len() as u64), "{path}");
+        match network.training {
+            networks::Training::Generator { .. } => {
+                let generator = networks::open_generator(&bytes, &path, &CPU)?;
+                assert_eq!(Some(generator.layout().resolution), card.resolution);
+                assert!(generator.centre().is_some(), "{path} has no mean w");
+            }
+            networks::Training::Classifier(_) => drop(networks::open_classifier(&bytes, &path, &CPU)?),
+            networks::Training::Judge(_) => drop(networks::open_judge(&bytes, &path, &CPU)?),
+        }
+        for picture in card.training.map(|t| t.pictures).unwrap_or_default() {
+            assert!(mtv_bench::spec::files::read(&format!("baselines/{picture}"))?.is_some(), "{picture}");
+        }
+    }
+    assert!(found >= 4, "{found} networks ship");
+    Ok(())
+}
+
+/// The judge, which never saw a held-out person, reads glasses, smile and yaw off shipped samples as varied as the source's.
+#[test]
+fn the_shipped_generator_makes_varied_faces() -> mtv_bench::Result<()> {
+    let read = |name: &str| mtv_bench::zoo::model_card::shipped(name);
+    let generator = networks::open_generator(&read("mini/stylegan1")?, "mini/stylegan1", &CPU)?;
+    let judge = networks::open_judge(&read("mini/judge")?, "mini/judge", &CPU)?;
+    let sampler = mtv_bench::zoo::measure::Sampler { generator: generator.as_ref(), seed: 77, device: &CPU };
+    let seen = mtv_bench::zoo::measure::Seen::through(&judge, 100, |first, count| sampler.images(first, count))?;
+    let real = mtv_bench::zoo::measure::Seen::held_out(&judge, &Source::new(networks::SOURCE_SEED), 0, 100, &CPU)?;
+    for factor in [Factor::Smile, Factor::Yaw, Factor::Glasses, Factor::SkinTone] {
+        let (a, b) = (seen.spread()[factor as usize], real.spread()[factor as usize]);
+        assert!(a > 0.5 * b, "{factor:?}: {a} beside {b}");
+    }
+    assert!(seen.diversity() > 0.75 * real.diversity());
+    Ok(())
+}
