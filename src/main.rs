@@ -7,10 +7,6 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // candle keeps a thread pool of its own, whose spinning takes the cores from the one that our operations use.
-    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
-        // SAFETY: no other thread runs yet.
-        unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") }
-    }
+    mtv_bench::ops::one_pool();
     mtv_bench::cli::main()
 }

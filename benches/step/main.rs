@@ -377,6 +377,7 @@ fn measure() -> Result<()> {
 }
 
 fn main() {
+    ops::one_pool();
     let serving = std::env::args().any(|a| a == "--serve");
     // candle walks its graph recursively: give it a large stack.
     let work = move || if serving { serve() } else { measure() };

@@ -1,4 +1,4 @@
-//! Freed memory stays with the process: a training step frees and asks for the same large buffers again and again, and pages that went
+//! Settings of the process that the speed of a step depends on. Freed memory stays with the process: a training step frees and asks for the same large buffers again and again, and pages that went
 //! back to the system in between cost more than the arithmetic on them.
 
 use std::ffi::{c_int, c_long};
@@ -23,4 +23,14 @@ pub(super) fn keep_freed() {
             unsafe { mi_option_set(PURGE_DELAY, -1) }
         }
     });
+}
+
+/// To be called first in `main`: keeps candle's elementwise loops on the calling thread, unless CANDLE_NUM_THREADS is set. They have a
+/// pool of their own, whose threads spin while they wait and take the cores from rayon's: with two threads on busy cores the mini step
+/// takes four times as long.
+pub fn one_pool() {
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        // SAFETY: no other thread runs yet.
+        unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") }
+    }
 }

@@ -27,6 +27,7 @@ pub use act::{leaky_relu, log_softmax, noise_bias_lrelu, relu};
 pub use conv::{conv_transpose2d, conv2d, conv2d_lrelu, fused_down_weight, fused_up_weight};
 pub use filter::{blur3, depthwise_window, fir};
 pub use linear::linear;
+pub use memory::one_pool;
 pub use norm::{adain, instance_norm, instance_norm_stats, pixel_norm, style_stats, unit_normalize};
 pub use pointwise::{channel_affine, mix, mse};
 pub use pool::{avg_pool2, max_pool2, upsample2};
