@@ -73,10 +73,7 @@ pub fn main() -> ExitCode {
         // SAFETY: no other thread exists yet. rayon and candle both read this variable.
         unsafe { std::env::set_var("RAYON_NUM_THREADS", n.to_string()) }
     }
-    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
-        // SAFETY: as above. candle's own thread pool spins while it waits, which costs more than it brings beside rayon's.
-        unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") }
-    }
+    crate::ops::one_pool();
     std::panic::set_hook(Box::new(|_| {}));
     let worker = std::thread::Builder::new().name("mtv-bench".into()).stack_size(STACK_BYTES).spawn(move || dispatch(cli));
     let result = match worker {

@@ -74,6 +74,7 @@ impl Pictures {
             let mut head = [0u8; 512];
             let mut file = File::open(path).map_err(missing)?;
             let n = file.read(&mut head).map_err(missing)?;
+            file.rewind().map_err(missing)?;
             match &head[..n] {
                 h if h.starts_with(b"PK") => zip(path, file)?,
                 h if h.len() == 512 && h[257..262] == *b"ustar" => tar(path, file)?,

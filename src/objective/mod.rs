@@ -344,7 +344,7 @@ fn feature_mse(a: &[Tensor], b: &[Tensor]) -> Result<Tensor> {
 
 /// The five (or however many) parts of [`feature_mse`], for inspection.
 pub fn feature_mse_layers(a: &[Tensor], b: &[Tensor]) -> Result<Vec<f64>> {
-    let layer = |(a, b): (&Tensor, &Tensor)| (b - a)?.sqr()?.mean_all()?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>();
+    let layer = |(a, b): (&Tensor, &Tensor)| ops::mse(b, a)?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>();
     a.iter().zip(b).map(layer).collect()
 }
 
