@@ -45,7 +45,7 @@ fn unknown_study() {
 #[test]
 fn unknown_study_like_nothing() {
     let output = Sandbox::new().run(&["run", "qqq"]);
-    refused_with(&output, 2, &["there is no study \"qqq\"; there are: ablation_mtv, recipes"]);
+    refused_with(&output, 2, &["there is no study \"qqq\"; there are: ablation_", ", recipes"]);
 }
 
 #[test]

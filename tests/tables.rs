@@ -17,7 +17,8 @@ pub fn sample(seeds: &[u64], images: usize, steps: [f64; 5]) -> Record {
         format: 1,
         study: "ablation_mtv".into(),
         profile: "mini".into(),
-        spec: serde_json::json!({ "name": "ablation_mtv", "version": 1, "seeds": seeds, "train": { "steps": 1000, "note": null } }),
+        spec: serde_json::json!({ "name": "ablation_mtv", "version": 1, "seeds": seeds, "train": { "steps": 1000, "note": null },
+            "report": { "claimed_order": ["z", "w_half", "w", "w_zn", "w_zn_zc"] } }),
         arms: arms.iter().map(|(n, l)| ArmInfo { name: n.to_string(), label: l.to_string(), reference: false }).collect(),
         seeds: seeds.to_vec(),
         images: vec![],
@@ -126,6 +127,7 @@ fn pictures(record: &Record, count: usize, blur: f64) -> BTreeMap<String, Rgb8> 
 /// Renders the record with made-up pictures into a folder of the build directory and returns it with the terminal's table.
 fn rendered(record: &Record, name: &str) -> (PathBuf, String) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report").join(name);
+    let _ = std::fs::remove_dir_all(&folder);
     let arms = record.arms.iter().filter(|a| !a.reference).enumerate();
     let reconstructions = arms.map(|(i, a)| (a.name.clone(), pictures(record, 5, 0.8 - 0.15 * i as f64))).collect();
     let text = render::run(record, &pictures(record, 5, 0.0), &reconstructions, &folder).unwrap();
@@ -215,8 +217,17 @@ fn the_same_record_gives_the_same_bytes() {
     let (b, _) = rendered(&later, "same-b");
     let mut names: Vec<_> = std::fs::read_dir(&a).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    let expected =
-        ["curves.png", "curves.svg", "figure9.png", "figure9.svg", "provenance.json", "report.html", "spec.toml", "table.md", "table.tex"];
+    let expected = [
+        "curves.png",
+        "curves.svg",
+        "provenance.json",
+        "reconstructions.png",
+        "reconstructions.svg",
+        "report.html",
+        "spec.toml",
+        "table.md",
+        "table.tex",
+    ];
     assert_eq!(names, expected);
     for name in names.iter().filter(|n| *n != "provenance.json") {
         assert!(std::fs::read(a.join(name)).unwrap() == std::fs::read(b.join(name)).unwrap(), "{name} differs");
@@ -229,11 +240,11 @@ fn the_same_record_gives_the_same_bytes() {
 fn figures_show_every_arm_and_image() {
     let record = sample(&[1, 2], 12, STEPS);
     let (folder, _) = rendered(&record, "figures");
-    let grid = read(&folder, "figure9.svg");
+    let grid = read(&folder, "reconstructions.svg");
     assert_eq!(grid.matches("<image ").count(), 6 * 10, "target and five arms, five images of each set");
     assert!(grid.contains("target</text>") && grid.contains("w/2</text>") && grid.contains("synthesized images</text>"));
     assert!(grid.contains(">n</tspan>") && grid.contains(">c</tspan>"), "indices are lowered");
-    let png = mtv_bench::images::decode(&std::fs::read(folder.join("figure9.png")).unwrap()).unwrap();
+    let png = mtv_bench::images::decode(&std::fs::read(folder.join("reconstructions.png")).unwrap()).unwrap();
     // The first target stands in the grid, every pixel enlarged to 3 x 3.
     let target = &pictures(&record, 5, 0.0)["synthesized/0000"];
     let pixel = |x: usize, y: usize| &png.data()[(y * png.width() + x) * 3..][..3];
@@ -257,10 +268,10 @@ fn figures_show_every_arm_and_image() {
 fn a_run_without_pictures_or_curves_has_tables_all_the_same() {
     let mut record = sample(&[1], 8, STEPS);
     let (folder, _) = rendered(&record, "then-less");
-    assert!(folder.join("figure9.png").exists() && folder.join("curves.svg").exists());
+    assert!(folder.join("reconstructions.png").exists() && folder.join("curves.svg").exists());
     record.curves.clear();
     render::run(&record, &BTreeMap::new(), &BTreeMap::new(), &folder).unwrap();
-    assert!(!folder.join("figure9.png").exists() && !folder.join("curves.svg").exists(), "no figure of an older record stays");
+    assert!(!folder.join("reconstructions.png").exists() && !folder.join("curves.svg").exists(), "no figure of an older record stays");
     assert!(read(&folder, "table.md").contains("psnr@64"));
 }
 
@@ -270,7 +281,7 @@ fn the_finding_says_what_holds_and_what_does_not() {
     assert_eq!(findings.len(), 2);
     let synthesized = &findings[0];
     for wanted in [
-        "On synthesized images. Fig. 9 shows the order z < w/2 < w < w + z_n < w + z_n + z_c.",
+        "On synthesized images. Fig. 9 claims the order z < w/2 < w < w + z_n < w + z_n + z_c.",
         "z < w/2 holds (improvement +0.",
         "w/2 < w holds",
         "w < w + z_n not resolved",

@@ -1,4 +1,4 @@
-//! Fig. 9 of the paper as a grid: rows are the target and the arms, columns the same evaluation images.
+//! The image grid of a study, as the paper's Figs. 9 to 11 are: rows are the target and the arms, columns the same evaluation images.
 
 use std::collections::BTreeMap;
 

@@ -43,12 +43,11 @@ pub fn findings(record: &Record, published: &Published) -> Result<Vec<String>> {
     let mut paragraphs = vec![];
     for set in sets(record) {
         let mut sentences = vec![];
-        if let Some(claim) = published.claim(&record.study)
-            && let arms = claimed(record, &claim.order)
-            && arms.len() > 1
-        {
+        let arms = claimed(record);
+        if arms.len() > 1 {
             let chain: Vec<&str> = arms.iter().map(|a| a.label.as_str()).collect();
-            sentences.push(format!("{} shows the order {}.", claim.item, chain.join(" < ")));
+            let item = published.claim(&record.study).map_or_else(|| "the study".into(), |c| c.item.clone());
+            sentences.push(format!("{item} claims the order {}.", chain.join(" < ")));
             for metric in ["psnr", "lpips"].iter().filter_map(|m| metric_named(record, &set, m)) {
                 sentences.extend(order(record, &set, &metric, &arms)?);
             }
@@ -63,20 +62,15 @@ pub fn findings(record: &Record, published: &Published) -> Result<Vec<String>> {
     Ok(paragraphs)
 }
 
-/// The arms of a claimed order, without those that the record lacks.
-fn claimed<'a>(record: &'a Record, labels: &[String]) -> Vec<&'a ArmInfo> {
-    let same = |arm: &ArmInfo, label: &str| plain(&arm.label) == plain(label) || plain(&arm.name) == plain(label);
-    labels.iter().filter_map(|l| trained(record).find(|a| same(a, l))).collect()
+/// The arms of the study's claimed order (`report.claimed_order`, by name), without those that the record lacks.
+fn claimed(record: &Record) -> Vec<&ArmInfo> {
+    let names = record.spec.pointer("/report/claimed_order").and_then(|o| o.as_array()).into_iter().flatten();
+    names.filter_map(|n| n.as_str()).filter_map(|n| trained(record).find(|a| a.name == n)).collect()
 }
 
 /// The first metric of the record, for this set, whose measure begins with `start`.
 pub(super) fn metric_named(record: &Record, set: &str, start: &str) -> Option<String> {
     record.scores.iter().find(|s| s.set == set && s.metric.starts_with(start)).map(|s| s.metric.clone())
-}
-
-/// Labels and names are compared without spaces and underscores, "w + z_n" being "w+zn".
-fn plain(text: &str) -> String {
-    text.chars().filter(|c| !c.is_whitespace() && *c != '_').collect::<String>().to_lowercase()
 }
 
 fn order(record: &Record, set: &str, metric: &str, arms: &[&ArmInfo]) -> Result<Option<String>> {

@@ -24,7 +24,7 @@ impl Picture<'_> {
     }
 }
 
-/// The page; `figures` by the names that the template uses ("figure9", "curves").
+/// The page; `figures` by the names that the template uses ("reconstructions", "curves").
 pub fn page(report: &Report, figures: &[(&'static str, Picture)]) -> Result<String> {
     let figures: HashMap<&str, String> = figures.iter().map(|(name, p)| (*name, p.address())).collect();
     table::render(report, "report.html", &figures)

@@ -25,9 +25,6 @@ pub struct Claim {
     pub item: String,
     /// What the paper prints, and does not print, in one or two sentences.
     pub note: String,
-    /// The arms from worst to best, by label; empty where the paper claims no order.
-    #[serde(default)]
-    pub order: Vec<String>,
 }
 
 /// A printed table.

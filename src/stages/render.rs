@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! report/table.md  table.tex  report.html      the tables (the HTML file holds the figures, too)
-//! report/figure9.png  figure9.svg              targets and reconstructions
-//! report/curves.png  curves.svg                convergence, if the record has curves
+//! report/reconstructions.png  .svg              targets and reconstructions (Fig. 9 of the paper, for ablation_mtv)
+//! report/curves.png  .svg                       convergence, if the record has curves
 //! report/spec.toml  provenance.json            what was run, and where
 //! ```
 //!
@@ -51,9 +51,9 @@ pub fn run(record: &Record, targets: &Pictures, reconstructions: &BTreeMap<Strin
     let mut files: Vec<(&str, Vec<u8>)> = vec![];
     let mut embedded = vec![];
     if let Some(grid) = &grid {
-        files.push(("figure9.png", grid.png.clone()));
-        files.push(("figure9.svg", grid.svg.clone().into_bytes()));
-        embedded.push(("figure9", Picture::Png(&grid.png)));
+        files.push(("reconstructions.png", grid.png.clone()));
+        files.push(("reconstructions.svg", grid.svg.clone().into_bytes()));
+        embedded.push(("reconstructions", Picture::Png(&grid.png)));
     }
     if let Some(curves) = &curves {
         files.push(("curves.png", curves.png.clone()));
@@ -75,7 +75,7 @@ pub fn run(record: &Record, targets: &Pictures, reconstructions: &BTreeMap<Strin
 
 /// Figures of an earlier record that this one does not have.
 fn remove_stale(folder: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
-    for name in ["figure9.png", "figure9.svg", "curves.png", "curves.svg"] {
+    for name in ["reconstructions.png", "reconstructions.svg", "curves.png", "curves.svg"] {
         let path: PathBuf = folder.join(name);
         if files.iter().all(|(written, _)| *written != name) && path.exists() {
             std::fs::remove_file(&path).map_err(|e| Error::io(&path, "removing", e))?;

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
 use mtv_bench::spec::Card;
 use mtv_bench::spec::card::{Kind, Source};
@@ -144,15 +143,16 @@ fn hostile_files_are_refused_within_a_second_and_a_gigabyte() {
             command.pre_exec(|| {
                 // One GiB beside the 256 MiB of stack and the code itself.
                 let limit = libc::rlimit { rlim_cur: 1536 << 20, rlim_max: 1536 << 20 };
-                if libc::setrlimit(libc::RLIMIT_AS, &limit) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+                // Processor time, not wall time: the machine that runs the tests may be busy.
+                let second = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+                let set = libc::setrlimit(libc::RLIMIT_AS, &limit) == 0 && libc::setrlimit(libc::RLIMIT_CPU, &second) == 0;
+                if set { Ok(()) } else { Err(std::io::Error::last_os_error()) }
             });
         }
         let dir = tempfile::tempdir().expect("a folder");
-        let start = Instant::now();
         let output = command.current_dir(dir.path()).output().expect("mtv-bench runs");
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(if good { 0 } else { 5 }), "{name}: {text}");
-        assert!(start.elapsed() < Duration::from_secs(2), "{name} took {:?}", start.elapsed());
         assert_eq!(dir.path().join("out.safetensors").exists(), good, "{name}");
         assert!(good || text.starts_with("error: ") && text.lines().count() == 1, "{name}: {text}");
         tried += 1;
