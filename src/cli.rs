@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{self, check, lint_table, list, plan, run, score, weights, zoo};
+use crate::commands::{self, check, claims, lint_table, list, plan, run, score, weights, zoo};
 use crate::{Error, Result};
 
 /// Reproduces the study of MTV-TSA, "Adaptable GAN Encoders for Image Reconstruction via Multi-type Latent Vectors with
@@ -35,6 +35,8 @@ pub enum Command {
     List(list::Args),
     /// Compare a record with the committed golden scores.
     Check(check::Args),
+    /// Set what the paper says in its text beside the records that test it.
+    Claims(claims::Args),
     /// Look for mistakes in a table of published numbers.
     LintTable(lint_table::Args),
     /// Score a folder of reconstructions against a folder of originals.
@@ -54,6 +56,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Plan(args) => plan::run(args),
         Command::List(args) => list::run(args),
         Command::Check(args) => check::run(args),
+        Command::Claims(args) => claims::run(args),
         Command::LintTable(args) => lint_table::run(args),
         Command::Weights(args) => weights::run(args, quiet),
         Command::Score(args) => score::run(args, quiet),

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use mtv_bench::images::Rgb8;
 use mtv_bench::random::Stream;
-use mtv_bench::record::{ArmInfo, CurvePoint, ImageInfo, Provenance, Record, Score};
+use mtv_bench::record::{ArmInfo, CurvePoint, ImageInfo, Provenance, Record, Score, StageCost};
+use mtv_bench::report::claims::Claim;
 use mtv_bench::report::{Report, table};
+use mtv_bench::spec::experiment::Study;
 use mtv_bench::stages::render;
 
 /// A made-up record: five arms whose quality grows by `steps` dB, two reference rows, two sets of images, one row of scores
@@ -367,4 +369,70 @@ fn the_reading_of_the_paper_names_every_value_that_differs() {
         }
     }
     assert!(checked > 20);
+}
+
+#[test]
+fn every_claim_is_judged_or_says_why_not() {
+    let studies: Vec<_> = Study::names().iter().map(|n| Study::load(n).unwrap_or_else(|e| panic!("{e}")).experiment).collect();
+    for claim in Claim::all().unwrap() {
+        let says = &claim.says;
+        let Some(study) = &claim.study else {
+            assert!(claim.untested.is_some(), "{says}: neither a study nor a reason");
+            continue;
+        };
+        assert!(claim.untested.is_none() && claim.better.is_some() != claim.cheaper.is_some(), "{says}");
+        let study = studies.iter().find(|s| s.name == *study).unwrap_or_else(|| panic!("{says}: no study {study}"));
+        for name in [claim.better.as_ref().or(claim.cheaper.as_ref()), claim.than.as_ref()] {
+            assert!(study.arms.iter().any(|a| Some(&a.name) == name), "{says}: {} has no arm {name:?}", study.name);
+        }
+    }
+}
+
+#[test]
+fn the_verdict_of_a_claim_follows_the_record() {
+    let claim = |better: &str, than: &str| Claim {
+        item: "Fig. 9".into(),
+        says: "one is better".into(),
+        study: Some("ablation_mtv".into()),
+        better: Some(better.into()),
+        cheaper: None,
+        than: Some(than.into()),
+        untested: None,
+    };
+    let mut record = sample(&[1, 2, 3], 48, [0.0, 0.8, 0.9, 0.0, -0.6]);
+    let verdict = |record: &Record, claim: &Claim| claim.judge(std::slice::from_ref(record)).unwrap().verdict;
+    assert_eq!(verdict(&record, &claim("w", "w_half")), "supported");
+    assert_eq!(verdict(&record, &claim("w_zn_zc", "w_zn")), "not supported (reversed)");
+    assert_eq!(verdict(&record, &claim("w_zn", "w")), "not supported (no difference resolved)");
+    assert_eq!(claim("w", "z").judge(&[]).unwrap().verdict, "no record");
+    assert_eq!(claim("w", "none").judge(std::slice::from_ref(&record)).unwrap_err().kind, mtv_bench::error::Kind::Corrupt);
+    let faster = Claim { better: None, cheaper: Some("w".into()), ..claim("", "z") };
+    assert_eq!(verdict(&record, &faster), "no record");
+    record.spec["arms"] = serde_json::json!([{ "name": "z", "steps": 100 }, { "name": "w", "steps": 100 }]);
+    for (arm, seconds) in [("z", 4.0), ("w", 3.0)] {
+        let stage = format!("train {arm}, seed 1");
+        record.provenance.stages.push(StageCost { stage, seconds, ..StageCost::default() });
+    }
+    let row = faster.judge(std::slice::from_ref(&record)).unwrap();
+    assert_eq!((row.verdict.as_str(), row.numbers.as_str()), ("supported", "w: 30.0 ms a step; z: 40.0 ms"));
+    assert!(table::render(&Report::of(&record).unwrap(), "table.md", &Default::default()).unwrap().contains("| w | 100 | 3 | 30.0 | 0 |"));
+}
+
+#[test]
+fn a_packed_record_reads_as_the_plain_one() {
+    use std::io::Write;
+    let record = sample(&[1], 2, STEPS);
+    let folder = tempfile::tempdir().unwrap();
+    let text = serde_json::to_vec(&record).unwrap();
+    let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
+    packed.write_all(&text).unwrap();
+    let (plain, gz, cut) = (folder.path().join("a.json"), folder.path().join("a.json.gz"), folder.path().join("cut.json.gz"));
+    let bytes = packed.finish().unwrap();
+    std::fs::write(&plain, &text).unwrap();
+    std::fs::write(&gz, &bytes).unwrap();
+    std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    assert_eq!(Record::read(&plain).unwrap(), record);
+    assert_eq!(Record::read(&gz).unwrap(), record);
+    assert_eq!(Record::read(&cut).unwrap_err().kind, mtv_bench::error::Kind::Corrupt);
+    assert_eq!(Record::read(&folder.path().join("none")).unwrap_err().kind, mtv_bench::error::Kind::Missing);
 }

@@ -39,7 +39,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let mut groups: BTreeMap<String, Vec<Record>> = BTreeMap::new();
     for path in record_files(&args.records)? {
-        let record = read_record(&path)?;
+        let record = Record::read(&path)?;
         groups.entry(format!("{}.{}", record.study, record.profile)).or_default().push(record);
     }
     if args.golden.is_some() && groups.len() > 1 {
@@ -116,12 +116,4 @@ fn record_files(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
         return Err(Error::missing("results/runs holds no record: run a study first, or name a record.json"));
     }
     Ok(files)
-}
-
-fn read_record(path: &Path) -> Result<Record> {
-    let bytes = std::fs::read(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::missing(format!("{}: no such record", path.display())),
-        _ => Error::io(path, "reading", e),
-    })?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::corrupt(format!("{}: not a record: {e}", path.display())))
 }

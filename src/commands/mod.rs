@@ -2,6 +2,7 @@
 
 pub mod arch;
 pub mod check;
+pub mod claims;
 pub mod lint_table;
 pub mod list;
 pub mod plan;

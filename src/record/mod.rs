@@ -1,14 +1,21 @@
 //! What a run leaves behind: scores per image, curves, provenance; and what is computed from them.
 
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
 
 pub mod compare;
 pub mod golden;
 pub mod stats;
 pub mod store;
 pub mod summary;
+
+/// A packed record that unpacks to more than this is refused.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// The record of one study in one profile. `scores` and `curves` depend on the specification and the seeds only;
 /// whatever differs between two equal runs (times, memory, host) stands in `provenance`.
@@ -27,6 +34,27 @@ pub struct Record {
     pub scores: Vec<Score>,
     pub curves: Vec<CurvePoint>,
     pub provenance: Provenance,
+}
+
+impl Record {
+    /// Reads a record.json, or one that is packed with gzip, as the committed ones are.
+    ///
+    /// Errors: missing, unreadable, or not a record.
+    pub fn read(path: &Path) -> Result<Record> {
+        let bytes = std::fs::read(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::missing(format!("{}: no such record", path.display())),
+            _ => Error::io(path, "reading", e),
+        })?;
+        let corrupt = |e: &dyn std::fmt::Display| Error::corrupt(format!("{}: not a record: {e}", path.display()));
+        let mut text = Vec::new();
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            let limited = flate2::read::GzDecoder::new(&bytes[..]).take(MAX_BYTES);
+            std::io::BufReader::new(limited).read_to_end(&mut text).map_err(|e| corrupt(&e))?;
+        } else {
+            text = bytes;
+        }
+        serde_json::from_slice(&text).map_err(|e| corrupt(&e))
+    }
 }
 
 /// A row of the study's table.

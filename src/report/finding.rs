@@ -99,14 +99,21 @@ fn order(record: &Record, set: &str, metric: &str, arms: &[&ArmInfo]) -> Result<
 }
 
 /// By how much `better` improves on `than`; positive is better whatever the metric's direction.
-fn improvement(record: &Record, set: &str, metric: &str, info: &Info, better: &ArmInfo, than: &ArmInfo) -> Result<Option<Summary>> {
+pub(super) fn improvement(
+    record: &Record,
+    set: &str,
+    metric: &str,
+    info: &Info,
+    better: &ArmInfo,
+    than: &ArmInfo,
+) -> Result<Option<Summary>> {
     let (a, b) = (Grid::of(record, &better.name, set, metric)?, Grid::of(record, &than.name, set, metric)?);
     let (Some(a), Some(b)) = (a, b) else { return Ok(None) };
     let difference = if info.higher_is_better { a.minus(&b) } else { b.minus(&a) };
     Ok(difference.map(|d| d.summary()))
 }
 
-fn amount(d: &Summary, interval: Interval, info: &Info) -> String {
+pub(super) fn amount(d: &Summary, interval: Interval, info: &Info) -> String {
     let signed = |v: f64| format!("{v:+.*}", info.digits + 1);
     let unit = if info.unit.is_empty() { String::new() } else { format!(" {}", info.unit) };
     format!("improvement {}{unit}, 95 % interval {} to {}", signed(d.mean), signed(interval.low), signed(interval.high))

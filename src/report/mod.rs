@@ -10,6 +10,7 @@ use crate::record::summary::{Grid, Summary};
 use crate::record::{ArmInfo, Record};
 use crate::{Error, Result};
 
+pub mod claims;
 pub mod curves;
 pub mod figure;
 pub mod finding;

@@ -12,6 +12,15 @@ use crate::{Error, Result};
 
 /// The template's name in paper/templates, for example "table.md".
 pub fn render(report: &Report, template: &str, figures: &HashMap<&str, String>) -> Result<String> {
+    let mut values = serde_json::to_value(report).map_err(|e| Error::internal(format!("the report as JSON: {e}")))?;
+    values["figures"] = serde_json::json!(figures);
+    of(template, &values)
+}
+
+/// Any values through a template of paper/templates.
+///
+/// Errors (usage): what is wrong in the template, with its place.
+pub fn of(template: &str, values: &Value) -> Result<String> {
     let path = format!("paper/templates/{template}.tera");
     let text = files::read_text(&path)?.ok_or_else(|| Error::internal(format!("the template {path} is not there")))?;
     let fault = |e: tera::Error| {
@@ -30,9 +39,7 @@ pub fn render(report: &Report, template: &str, figures: &HashMap<&str, String>) 
     tera.register_filter("html_label", |v: &Value, _: &HashMap<String, Value>| Ok(Value::String(html_label(text_of(v)?))));
     tera.register_filter("pipe", |v: &Value, _: &HashMap<String, Value>| Ok(Value::String(text_of(v)?.replace('|', "\\|"))));
     tera.add_raw_template(template, &text).map_err(fault)?;
-    let mut context = Context::from_serialize(report).map_err(fault)?;
-    context.insert("figures", figures);
-    tera.render(template, &context).map_err(fault)
+    tera.render(template, &Context::from_value(values.clone()).map_err(fault)?).map_err(fault)
 }
 
 fn text_of(value: &Value) -> tera::Result<&str> {
