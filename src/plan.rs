@@ -11,10 +11,10 @@ use serde_json::json;
 use crate::machine;
 use crate::record::store::{Finished, Ingredients, Store, canonical, sha256_hex, write_atomic};
 use crate::spec::card::Source;
-use crate::spec::experiment::{REFERENCE_ROWS, Resolved, ResolvedArm};
+use crate::spec::experiment::{REFERENCE_ROWS, Resolved, ResolvedArm, Subject};
 use crate::spec::{Card, Profile};
 use crate::stages::progress::{duration, size};
-use crate::stages::{self, CurveSpec, EncoderMethod, EvaluateSpec, ImageSet, Method, SampleSpec, TrainSpec};
+use crate::stages::{self, CurveSpec, EncoderMethod, EvaluateSpec, ImageSet, Method, Networks, SampleSpec, TrainSpec};
 use crate::{Error, Result};
 
 /// What a stage computes.
@@ -39,6 +39,14 @@ impl StageSpec {
             StageSpec::Sample(_) => stages::SAMPLE_CODE,
             StageSpec::Train(_) => stages::TRAIN_CODE,
             StageSpec::Evaluate(_) => stages::EVALUATE_CODE,
+        }
+    }
+
+    fn networks(&self) -> &Networks {
+        match self {
+            StageSpec::Sample(s) => &s.networks,
+            StageSpec::Train(s) => &s.networks,
+            StageSpec::Evaluate(s) => &s.networks,
         }
     }
 
@@ -102,7 +110,9 @@ impl Plan {
     /// The plan of a resolved study on a backend ("cpu" or "cuda").
     pub fn of(resolved: Resolved, profile: &Profile, seed: Option<u64>, backend: &str) -> Result<Plan> {
         let n = &resolved.networks;
-        let mut names: Vec<&str> = vec![&n.generator, &n.features, &n.judge];
+        let subjects = resolved.subjects();
+        let mut names: Vec<&str> = vec![&n.features, &n.judge];
+        names.extend(subjects.iter().map(|s| s.networks.generator.as_str()));
         names.extend(resolved.sets.iter().filter_map(|s| s.source.as_deref()));
         names.sort();
         names.dedup();
@@ -113,23 +123,27 @@ impl Plan {
         };
         let mut plan = Plan { run, stages: Vec::new(), cards, cost: profile.cost.clone(), resolved: resolved.clone() };
         let images = resolved.sets.iter().map(|s| s.images as u64).sum::<u64>();
-        let drawn = SampleSpec { networks: n.clone(), seed: resolved.evaluation_seed, sets: resolved.sets.clone() };
-        let sample = plan.add("sample".into(), StageSpec::Sample(drawn), vec![], None, 0, images, backend)?;
-        for (name, label) in REFERENCE_ROWS {
-            let method = if name == "mean_image" { Method::MeanImage } else { Method::MeanLatent };
-            let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, method)));
-            plan.add(format!("evaluate {label}"), spec, vec![("sample", sample)], Some(name.into()), 0, images, backend)?;
-        }
-        for arm in &resolved.arms {
-            for &seed in &resolved.seeds {
-                let training = training(&resolved, arm, seed);
-                let title = format!("train {}, seed {seed}", arm.label);
-                let units = arm.steps * arm.batch as u64;
-                let train = plan.add(title, StageSpec::Train(Box::new(training)), vec![], Some(arm.name.clone()), seed, units, backend)?;
-                let method = Method::Encoder(Box::new(EncoderMethod { recipe: arm.recipe.clone(), seed }));
-                let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, method)));
-                let needs = vec![("sample", sample), ("train", train)];
-                plan.add(format!("evaluate {}, seed {seed}", arm.label), spec, needs, Some(arm.name.clone()), seed, images, backend)?;
+        for subject in &subjects {
+            let named = |title: &str| subject.name.map_or(title.to_string(), |name| format!("{title}, {name}"));
+            let drawn = SampleSpec { networks: subject.networks.clone(), seed: resolved.evaluation_seed, sets: subject.sets.clone() };
+            let sample = plan.add(named("sample"), StageSpec::Sample(drawn), vec![], None, 0, images, backend)?;
+            for (name, label) in REFERENCE_ROWS {
+                let method = if name == "mean_image" { Method::MeanImage } else { Method::MeanLatent };
+                let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, subject, method)));
+                plan.add(named(&format!("evaluate {label}")), spec, vec![("sample", sample)], Some(name.into()), 0, images, backend)?;
+            }
+            for arm in &subject.arms {
+                for &seed in &resolved.seeds {
+                    let training = training(&resolved, subject, arm, seed);
+                    let title = format!("train {}, seed {seed}", arm.label);
+                    let units = arm.steps * arm.batch as u64;
+                    let row = || Some(arm.name.clone());
+                    let train = plan.add(title, StageSpec::Train(Box::new(training)), vec![], row(), seed, units, backend)?;
+                    let method = Method::Encoder(Box::new(EncoderMethod { recipe: arm.recipe.clone(), seed }));
+                    let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, subject, method)));
+                    let needs = vec![("sample", sample), ("train", train)];
+                    plan.add(format!("evaluate {}, seed {seed}", arm.label), spec, needs, row(), seed, images, backend)?;
+                }
             }
         }
         Ok(plan)
@@ -157,7 +171,7 @@ impl Plan {
             StageSpec::Train(s) => s.recipe.latents.types.name(),
             _ => "",
         };
-        let cost_key = format!("{} {} {latents} {backend}", spec.kind(), self.resolved.networks.generator);
+        let cost_key = format!("{} {} {latents} {backend}", spec.kind(), spec.networks().generator);
         let ingredients = Ingredients { kind: spec.kind().into(), code: spec.code(), spec: spec.value(), inputs };
         self.stages.push(Stage { title, spec, ingredients, needs, row, seed, units, cost_key });
         Ok(self.stages.len() - 1)
@@ -220,15 +234,16 @@ impl Plan {
                 continue;
             }
             e.stages += 1;
+            let cost = self.cost.of(&stage.spec.networks().generator);
             let (per_unit, batch, disk) = match &stage.spec {
-                StageSpec::Train(s) => (self.cost.train_seconds, s.batch, self.cost.disk_per_arm_mb * 1e6),
-                _ => (self.cost.evaluate_seconds, self.resolved.evaluation_batch, stage.units as f64 * 3e4),
+                StageSpec::Train(s) => (cost.train_seconds, s.batch, self.cost.disk_per_arm_mb * 1e6),
+                _ => (cost.evaluate_seconds, self.resolved.evaluation_batch, stage.units as f64 * 3e4),
             };
             let measured = costs.0.get(&stage.cost_key);
             e.seconds += measured.map_or(per_unit, |c| c.seconds_per_unit) * stage.units as f64;
             // The constants were measured on trainings, which keep the graph; an evaluation needs far less.
             let share = if matches!(stage.spec, StageSpec::Train(_)) { 1.0 } else { 0.25 };
-            let memory = (self.cost.memory_fixed_mb + share * self.cost.memory_per_image_mb * batch as f64) * 1e6;
+            let memory = (cost.memory_fixed_mb + share * cost.memory_per_image_mb * batch as f64) * 1e6;
             e.memory = e.memory.max(memory as u64);
             e.disk += disk as u64;
         }
@@ -281,10 +296,10 @@ impl Plan {
     }
 }
 
-fn training(resolved: &Resolved, arm: &ResolvedArm, seed: u64) -> TrainSpec {
-    let sets = resolved.sets.iter().map(|s| ImageSet { images: s.images.min(resolved.curve.images), ..s.clone() }).collect();
+fn training(resolved: &Resolved, subject: &Subject, arm: &ResolvedArm, seed: u64) -> TrainSpec {
+    let sets = subject.sets.iter().map(|s| ImageSet { images: s.images.min(resolved.curve.images), ..s.clone() }).collect();
     TrainSpec {
-        networks: resolved.networks.clone(),
+        networks: subject.networks.clone(),
         recipe: arm.recipe.clone(),
         steps: arm.steps,
         batch: arm.batch,
@@ -292,15 +307,15 @@ fn training(resolved: &Resolved, arm: &ResolvedArm, seed: u64) -> TrainSpec {
         seed,
         curve: CurveSpec {
             every: (arm.steps / resolved.curve.points).max(1),
-            sample: SampleSpec { networks: resolved.networks.clone(), seed: resolved.evaluation_seed, sets },
+            sample: SampleSpec { networks: subject.networks.clone(), seed: resolved.evaluation_seed, sets },
             metrics: resolved.curve.metrics.clone(),
         },
     }
 }
 
-fn evaluation(resolved: &Resolved, method: Method) -> EvaluateSpec {
+fn evaluation(resolved: &Resolved, subject: &Subject, method: Method) -> EvaluateSpec {
     EvaluateSpec {
-        networks: resolved.networks.clone(),
+        networks: subject.networks.clone(),
         method,
         seed: resolved.evaluation_seed,
         metrics: resolved.metrics.clone(),

@@ -149,7 +149,7 @@ impl Runner<'_> {
         for (stage, (done, cached)) in self.plan.stages.iter().zip(finished) {
             let arm = || stage.row.clone().unwrap_or_default();
             match &stage.spec {
-                StageSpec::Sample(_) => images = done.json("images.json")?,
+                StageSpec::Sample(_) => images.extend(done.json::<Vec<ImageInfo>>("images.json")?),
                 StageSpec::Train(_) => {
                     let rows: Vec<CurveRow> = done.json("curves.json")?;
                     curves.extend(rows.into_iter().map(|r| CurvePoint {
@@ -181,7 +181,15 @@ impl Runner<'_> {
                 peak_memory_bytes: done.manifest.peak_memory_bytes,
             });
         }
-        let reference = REFERENCE_ROWS.map(|(name, label)| ArmInfo { name: name.into(), label: label.into(), reference: true });
+        // PGGAN and BigGAN have no w: their row is G at z = 0.
+        let flat = |c: &crate::spec::Card| {
+            c.kind == crate::spec::card::Kind::Generator && c.network().is_ok_and(|n| !n.family.starts_with("stylegan"))
+        };
+        let more = if self.plan.cards.iter().any(flat) { " or G(z = 0)" } else { "" };
+        let reference = REFERENCE_ROWS.map(|(name, label)| {
+            let label = if name == "mean_latent" { format!("{label}{more}") } else { label.to_string() };
+            ArmInfo { name: name.into(), label, reference: true }
+        });
         let arms = resolved.arms.iter().map(|a| ArmInfo { name: a.name.clone(), label: a.label.clone(), reference: false });
         let list = serde_json::to_value(&images).map_err(|e| Error::internal(e.to_string()))?;
         Ok(Record {

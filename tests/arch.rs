@@ -1,6 +1,6 @@
 //! The tables of `mtv-bench arch`.
 
-use mtv_bench::commands::arch::{Network, table_1, table_2};
+use mtv_bench::commands::arch::{Network, every_network, table_1, table_2};
 use mtv_bench::generators::Family;
 
 /// Parameter counts and multiply-accumulates counted in PyTorch on the reference modules.
@@ -50,4 +50,16 @@ fn an_unknown_network_is_told_the_names() {
     let error = Network::parse("stylegan3-256").unwrap_err();
     assert!(error.message.contains("stylegan1-1024"), "{error}");
     assert!(Network::parse("biggan-1024").is_err());
+}
+
+#[test]
+fn the_committed_tables_are_those_of_the_code() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("paper/tables");
+    for table in [table_1().unwrap(), table_2().unwrap(), every_network().unwrap()] {
+        for (ending, text) in [("md", table.markdown()), ("tex", table.latex()), ("html", table.html())] {
+            let path = folder.join(format!("{}.{ending}", table.file));
+            let committed = std::fs::read_to_string(&path).unwrap();
+            assert!(committed == text, "{} is not what `mtv-bench arch --out paper/tables` writes", path.display());
+        }
+    }
 }

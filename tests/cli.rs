@@ -142,8 +142,8 @@ fn unknown_metric() {
 
 #[test]
 fn unknown_card() {
-    let output = plan_edited("generator = \"stylegan1_ffhq_1024\"", "generator = \"tiny/stylegan\"");
-    refused_with(&output, 2, &["small.toml:10:13: there is no card \"tiny/stylegan\" below baselines/; did you mean \"tiny/stylegan1\"?"]);
+    let output = plan_edited("generator = \"stylegan1_ffhq_1024\"", "generator = \"tiny/pgan\"");
+    refused_with(&output, 2, &["small.toml:10:13: there is no card \"tiny/pgan\" below baselines/; did you mean \"tiny/pggan\"?"]);
 }
 
 #[test]

@@ -19,8 +19,8 @@ fn every_study_resolves_in_every_profile() {
             let profile = Profile::load(profile).unwrap_or_else(|e| panic!("{e}"));
             let resolved = study.resolve(&profile, None).unwrap_or_else(|e| panic!("{name}, {}: {e}", profile.name));
             let plan = Plan::of(resolved.clone(), &profile, None, "cpu").unwrap_or_else(|e| panic!("{name}: {e}"));
-            // Sample, two reference rows, and training and evaluation per arm and seed.
-            assert_eq!(plan.stages.len(), 3 + 2 * resolved.arms.len() * resolved.seeds.len());
+            // Per generator sample and two reference rows, and training and evaluation per arm and seed.
+            assert_eq!(plan.stages.len(), 3 * resolved.subjects().len() + 2 * resolved.arms.len() * resolved.seeds.len());
             let keys: std::collections::HashSet<String> = plan.stages.iter().map(|s| s.ingredients.key()).collect();
             assert_eq!(keys.len(), plan.stages.len(), "{name}, {}: two stages have one key", profile.name);
         }
@@ -66,6 +66,40 @@ fn the_ablation_is_that_of_figure_9() {
         assert_eq!(arm.recipe, wanted, "{}", arm.name);
         assert_eq!((arm.steps, arm.batch, arm.decay), (7 * 30_000, 2, 0.0));
     }
+}
+
+#[test]
+fn gan_reconstruction_has_every_gan_and_size_of_the_paper() {
+    use mtv_bench::generators::Family;
+    let study = Study::load("gan_reconstruction").unwrap_or_else(|e| panic!("{e}"));
+    let resolve = |profile: &str| {
+        let profile = Profile::load(profile).unwrap_or_else(|e| panic!("{e}"));
+        study.resolve(&profile, None).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let paper = resolve("paper");
+    let mut families = std::collections::BTreeSet::new();
+    for arm in &paper.arms {
+        let own = arm.generator.as_ref().unwrap_or_else(|| panic!("{}: no generator of its own", arm.name));
+        let card = Card::load(&own.card).unwrap_or_else(|e| panic!("{e}"));
+        // Section V: the learning rate, seven epochs of 30,000 iterations, batch 8, 4, 2 at 256, 512, 1024 px.
+        let batch = match card.resolution {
+            Some(256) => 8,
+            Some(512) => 4,
+            Some(1024) => 2,
+            other => panic!("{}: {other:?}", arm.name),
+        };
+        assert_eq!((arm.batch, arm.steps, arm.recipe.optimizer.lr, arm.recipe.sampling.psi), (batch, 210_000, 0.0015, 0.7), "{}", arm.name);
+        // Section IV: case 2 for StyleGANv1 on FFHQ and LSUN car alone.
+        let case2 = ["stylegan1_ffhq_1024", "stylegan1_car_512"].contains(&card.name.as_str());
+        let base = if case2 { Recipe::paper().case2() } else { Recipe::paper() };
+        assert_eq!((arm.recipe.encoder.clone(), arm.recipe.attention.detach), (base.encoder, base.attention.detach), "{}", arm.name);
+        families.insert((card.network.map(|n| n.family).unwrap_or_default(), card.resolution));
+    }
+    let has = |family: &str, sizes: &[usize]| sizes.iter().all(|s| families.contains(&(family.to_string(), Some(*s))));
+    assert!(has("pggan", &[1024]) && has("stylegan1", &[256, 512, 1024]) && has("stylegan2", &[256, 1024]) && has("biggan", &[256, 512]));
+    // The untrained networks are of all families.
+    let tiny: Vec<String> = resolve("tiny").arms.iter().filter_map(|a| a.generator.as_ref().map(|g| g.card.clone())).collect();
+    assert!(Family::ALL.iter().all(|f| tiny.contains(&format!("tiny/{}", f.name()))), "{tiny:?}");
 }
 
 #[test]

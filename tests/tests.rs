@@ -4,6 +4,7 @@ mod arch;
 mod baselines;
 mod cli;
 mod encoders;
+mod families;
 mod faults;
 mod gate;
 mod generators;

@@ -420,13 +420,15 @@ pub fn table_2() -> Result<Table> {
         &[
             UPSIDE_DOWN,
             "PGGAN has neither w nor noise; its E emits z' (512), which the paper's footnote calls z_c'.",
+            "The paper's table has \"CONV, IN\" in place of \"IN, CONV\" in one half block of PGGAN; every other one, and the released code, normalises first.",
             "BigGAN has no w; its E emits c' (256) and from it z' (128). CBN has constant mean and variance, but its scale and offset are learned maps of c.",
             NOT_SHOWN,
         ],
     )
 }
 
-fn every_network() -> Result<Table> {
+/// Every network of the paper with its size and cost.
+pub fn every_network() -> Result<Table> {
     let mut rows = vec![["network", "parameters", "GMAC per image"].map(String::from).to_vec()];
     for network in Network::all() {
         let (parameters, macs) = network.totals()?;

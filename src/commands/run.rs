@@ -9,6 +9,7 @@ use crate::Result;
 use crate::machine;
 use crate::plan::{Plan, StageSpec};
 use crate::record::store::Store;
+use crate::report::figure::Pictures;
 use crate::report::{Report, table};
 use crate::runner::{Done, Runner};
 use crate::spec::{Profile, Study};
@@ -77,13 +78,16 @@ fn report(plan: &Plan, done: &Done) -> Result<String> {
         return Ok(table::terminal(&Report::of(&done.record)?));
     }
     let mut targets = BTreeMap::new();
-    let mut reconstructions = BTreeMap::new();
+    let mut reconstructions: BTreeMap<String, Pictures> = BTreeMap::new();
     for (stage, finished) in plan.stages.iter().zip(&done.stages) {
         match (&stage.spec, &stage.row) {
-            (StageSpec::Sample(_), _) => targets = render::pictures(&finished.path("images.safetensors"))?,
+            (StageSpec::Sample(_), _) => targets.extend(render::pictures(&finished.path("images.safetensors"))?),
             // The figure shows the first seed.
-            (StageSpec::Evaluate(_), Some(row)) if !reconstructions.contains_key(row) => {
-                reconstructions.insert(row.clone(), render::pictures(&finished.path("reconstructions.safetensors"))?);
+            (StageSpec::Evaluate(_), Some(row)) => {
+                let shown = reconstructions.entry(row.clone()).or_default();
+                for (name, picture) in render::pictures(&finished.path("reconstructions.safetensors"))? {
+                    shown.entry(name).or_insert(picture);
+                }
             }
             _ => {}
         }

@@ -6,13 +6,19 @@
 
 use std::cell::RefCell;
 
-use candle_core::{D, Result, Tensor, Var, bail};
+use candle_core::{D, Device, Result, Tensor, Var, bail};
+use rand::RngExt;
+use rand_distr::StandardNormal;
 use serde::Deserialize;
 
 use super::checkpoint::{Target, Tensors};
-use super::{Family, Generator, Layout, Synthesis, class_rows};
+use super::{Family, Generator, Layout, Mixing, Synthesis, TrainingMode, class_rows};
 use crate::ops;
 use crate::params::{Init, Params};
+use crate::random::Stream;
+
+/// z is drawn anew where it lies further out than this.
+const FURTHEST_Z: f32 = 2.0;
 
 /// The shape of a BigGAN-deep: Hugging Face's `config.json`. A missing field has the value of the 128 px model.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -58,6 +64,22 @@ impl Config {
             eps: 1e-4,
             n_stats: 51,
         }
+    }
+
+    /// A network of other channels, from those of the 4 px map on, block by block; every second block doubles the resolution, and the
+    /// attention stands at 64 px, or at half the resolution where that is less.
+    ///
+    /// Errors: no pairs of blocks, or channels that are no multiple of the last ones.
+    pub fn of_channels(channels: &[usize], z_dim: usize, num_classes: usize) -> Result<Self> {
+        let unit = channels.last().copied().unwrap_or(0);
+        if channels.len() < 3 || channels.len().is_multiple_of(2) || unit == 0 || channels.iter().any(|c| !c.is_multiple_of(unit)) {
+            bail!("BigGAN: the channels {channels:?} must be of an even number of blocks, all multiples of the last")
+        }
+        let output_dim: usize = 4 << ((channels.len() - 1) / 2);
+        let layers = channels.windows(2).enumerate().map(|(i, w)| (i % 2 == 1, w[0] / unit, w[1] / unit)).collect();
+        let attention_layer_position = 2 * ((output_dim / 2).min(64) / 4).ilog2() as usize;
+        let (class_embed_dim, channel_width) = (z_dim, unit);
+        Ok(Config { output_dim, z_dim, class_embed_dim, channel_width, num_classes, layers, attention_layer_position, ..Self::paper(128) })
     }
 
     fn condition(&self) -> usize {
@@ -487,11 +509,65 @@ impl Generator for BigGan {
         Tensor::cat(&[z, &embedded], 1)
     }
 
+    /// The truncation times a standard normal value that is drawn anew until it lies within 2 (the reference's `truncated_noise_sample`).
+    fn draw_z(&self, stream: &Stream, ids: &[u64], device: &Device) -> Result<Tensor> {
+        let scale = self.truncation.value as f32;
+        let mut data = Vec::with_capacity(ids.len() * self.cfg.z_dim);
+        for &id in ids {
+            let mut rng = stream.at(id);
+            let mut value = || loop {
+                let v: f32 = rng.sample(StandardNormal);
+                if v.abs() <= FURTHEST_Z {
+                    return scale * v;
+                }
+            };
+            data.extend((0..self.cfg.z_dim).map(|_| value()));
+        }
+        Tensor::from_vec(data, (ids.len(), self.cfg.z_dim), device)
+    }
+
     fn synthesize(&self, latent: &Tensor, with: &Synthesis) -> Result<Tensor> {
         if with.stage.is_some() {
             bail!("BigGAN does not grow")
         }
         Ok(self.trace(latent)?.image)
+    }
+
+    fn training_mode(&self) -> Option<&dyn TrainingMode> {
+        Some(self)
+    }
+}
+
+impl TrainingMode for BigGan {
+    fn latent(&self, z: &Tensor, classes: Option<&Tensor>, _mixing: &Mixing, _psi: f64, _layers: usize) -> Result<Tensor> {
+        self.map(z, classes)
+    }
+
+    fn begin_pass(&self) -> Result<()> {
+        self.power_iteration()
+    }
+
+    fn state(&self) -> Result<Tensors> {
+        let mut state = Tensors::new();
+        for (name, spectral) in self.spectral() {
+            let (u, v) = spectral.vectors.borrow().clone();
+            state.insert(format!("{name}.weight_u"), u);
+            state.insert(format!("{name}.weight_v"), v);
+        }
+        Ok(state)
+    }
+
+    fn restore(&self, state: &Tensors) -> Result<()> {
+        for (name, spectral) in self.spectral() {
+            let get = |which: &str, old: &Tensor| match state.get(&format!("{name}.weight_{which}")) {
+                Some(t) if t.dims() == old.dims() => Ok(t.clone()),
+                _ => bail!("the state of the spectral norms has no fitting {name}.weight_{which}"),
+            };
+            let (u, v) = spectral.vectors.borrow().clone();
+            *spectral.vectors.borrow_mut() = (get("u", &u)?, get("v", &v)?);
+            *spectral.folded.borrow_mut() = None;
+        }
+        Ok(())
     }
 }
 

@@ -9,8 +9,10 @@ mod checkpoint;
 pub mod pggan;
 pub mod stylegan1;
 pub mod stylegan2;
+mod training;
 
 pub use checkpoint::{Target, Tensors, family_of, open, paper};
+pub use training::{Mixing, TrainingMode};
 
 use candle_core::{Device, Result, Tensor, bail};
 
@@ -104,6 +106,11 @@ pub trait Generator {
     /// truncation: w+ with equal rows [n, rows, w_dim] for StyleGAN, the pixel-normalised z for PGGAN, [z; embed(y)] for BigGAN.
     fn map(&self, z: &Tensor, classes: Option<&Tensor>) -> Result<Tensor>;
 
+    /// The z that images are made from, fixed by image id: standard normal rows [ids, z_dim], f32. BigGAN truncates them.
+    fn draw_z(&self, stream: &Stream, ids: &[u64], device: &Device) -> Result<Tensor> {
+        stream.normal_rows(ids, &[self.layout().z_dim], device)
+    }
+
     /// The latent to an image [n, 3, r, r].
     fn synthesize(&self, latent: &Tensor, with: &Synthesis) -> Result<Tensor>;
 
@@ -139,6 +146,20 @@ pub trait Generator {
         let coefs = Tensor::from_vec(coefs, (1, rows, 1), latent.device())?.to_dtype(latent.dtype())?;
         latent.broadcast_sub(centre)?.broadcast_mul(&coefs)?.broadcast_add(centre)
     }
+
+    /// What the network does when it is left in training mode, where that is anything.
+    fn training_mode(&self) -> Option<&dyn TrainingMode> {
+        None
+    }
+}
+
+/// The class of each image, fixed by image id: ids [n] (u32), every class equally often; None where the generator has no classes.
+pub fn draw_classes(layout: &Layout, stream: &Stream, ids: &[u64], device: &Device) -> Result<Option<Tensor>> {
+    if layout.classes == 0 {
+        return Ok(None);
+    }
+    let classes: Vec<u32> = ids.iter().map(|&id| stream.below(id, layout.classes as u64) as u32).collect();
+    Tensor::from_vec(classes, ids.len(), device).map(Some)
 }
 
 /// Noise maps [ids, 1, r, r] for each site, standard normal, f32, fixed by image id: the map of one id at one site does not depend

@@ -7,10 +7,12 @@
 //! A convolution is modulated by scaling its input channels by the style and its output channels by the demodulation factor, which
 //! equals the modulated kernel of the paper (equations 1 to 3) without a kernel per image.
 
+use std::cell::RefCell;
+
 use candle_core::{Result, Tensor, bail};
 
 use super::checkpoint::{Target, Tensors, count, numbered, width_table};
-use super::{Family, Generator, Layout, NoiseSite, Stage, Synthesis, noise_of, width};
+use super::{Family, Generator, Layout, Mixing, NoiseSite, Stage, Synthesis, TrainingMode, noise_of, width};
 use crate::ops;
 use crate::params::{Init, Params};
 
@@ -151,6 +153,8 @@ pub struct StyleGan2 {
     outputs: Vec<Modulated>,
     stored_noise: Vec<Tensor>,
     centre: Option<Tensor>,
+    /// The mean w that drifts in training mode, [1, w_dim]; None before the first pass.
+    drifting: RefCell<Option<Tensor>>,
 }
 
 impl StyleGan2 {
@@ -190,7 +194,7 @@ impl StyleGan2 {
             outputs.push(Modulated::new(&p, (cfg.image_channels, c, 1, 1), c, cfg.image_channels, cfg.w_dim)?);
         }
         let constant = synthesis.get("early_layer.const", (1, layout.channels[0].1, 4, 4), Init::Normal(1.0))?;
-        Ok(StyleGan2 { layout, mapping, constant, layers, outputs, stored_noise: Vec::new(), centre: None })
+        Ok(StyleGan2 { layout, mapping, constant, layers, outputs, stored_noise: Vec::new(), centre: None, drifting: RefCell::new(None) })
     }
 
     /// The same network with this centre of truncation, [rows or 1, w_dim].
@@ -308,6 +312,42 @@ impl Generator for StyleGan2 {
 
     fn centre(&self) -> Option<&Tensor> {
         self.centre.as_ref()
+    }
+
+    fn training_mode(&self) -> Option<&dyn TrainingMode> {
+        Some(self)
+    }
+}
+
+impl TrainingMode for StyleGan2 {
+    fn latent(&self, z: &Tensor, _classes: Option<&Tensor>, mixing: &Mixing, psi: f64, layers: usize) -> Result<Tensor> {
+        let start = match (&*self.drifting.borrow(), &self.centre) {
+            (Some(centre), _) => centre.clone(),
+            (None, Some(centre)) => centre.narrow(0, 0, 1)?,
+            // As an untrained network of the reference starts.
+            (None, None) => Tensor::zeros((1, self.layout.w_dim), z.dtype(), z.device())?,
+        };
+        let mix = mixing.cutoff.map(|cutoff| (&mixing.z, cutoff));
+        let (latent, centre) = self.map_in_training(z, mix, (psi, layers), &start)?;
+        *self.drifting.borrow_mut() = Some(centre.detach());
+        Ok(latent)
+    }
+
+    fn begin_pass(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn state(&self) -> Result<Tensors> {
+        Ok(self.drifting.borrow().iter().map(|centre| ("centre".to_string(), centre.clone())).collect())
+    }
+
+    fn restore(&self, state: &Tensors) -> Result<()> {
+        let centre = state.get("centre");
+        if let Some(centre) = centre.filter(|c| c.dims() != [1, self.layout.w_dim]) {
+            bail!("the drifted mean w has shape {:?}, it must be [1, {}]", centre.dims(), self.layout.w_dim)
+        }
+        *self.drifting.borrow_mut() = centre.cloned();
+        Ok(())
     }
 }
 

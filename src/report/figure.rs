@@ -1,4 +1,4 @@
-//! The image grid of a study, as the paper's Figs. 9 to 11 are: rows are the target and the arms, columns the same evaluation images.
+//! The image grid of a study, as the paper's Figs. 7 and 9 to 11 are: rows are the target and the arms, columns the same evaluation images.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::ink::{Anchor, BLACK, Figure, GREY, Sheet, text_width};
 use super::{finding, info, number, sets, trained};
 use crate::images::Rgb8;
 use crate::record::summary::Grid;
-use crate::record::{Record, stats};
+use crate::record::{ArmInfo, Record, stats};
 use crate::{Error, Result};
 
 /// Pictures by "set/image id", as the stages store them.
@@ -21,72 +21,106 @@ const SIZE: f64 = 30.0;
 const SMALL: f64 = 21.0;
 
 /// The grid. `reconstructions` holds the pictures of an arm by its name; arms without any are left out, and so are images
-/// that an arm of the grid lacks.
+/// that an arm of their set lacks. Sets that the same arms invert stand beside each other, the others (arms with a generator of their
+/// own) below each other, as in Fig. 7.
 ///
-/// Errors (internal): no image that the target and all arms share; pictures of different sizes.
+/// Errors (internal): no image that the target and an arm share; pictures of different sizes in one set.
 pub fn grid(record: &Record, targets: &Pictures, reconstructions: &BTreeMap<String, Pictures>) -> Result<Figure> {
-    let arms: Vec<_> = trained(record).filter(|a| reconstructions.get(&a.name).is_some_and(|p| !p.is_empty())).collect();
-    let shared = |key: &String| targets.contains_key(key) && arms.iter().all(|a| reconstructions[&a.name].contains_key(key));
-    let groups: Vec<(String, Vec<String>)> = sets(record)
-        .into_iter()
-        .map(|set| {
-            let ids = record.images.iter().filter(|i| i.set == set).map(|i| format!("{set}/{}", i.id));
-            let keys: Vec<String> = ids.filter(shared).collect();
-            (set, keys)
-        })
-        .filter(|(_, keys)| !keys.is_empty())
-        .collect();
-    let first = groups.first().map(|(_, keys)| &targets[&keys[0]]);
-    let Some(first) = first.filter(|_| !arms.is_empty()) else {
-        return Err(Error::internal("the image grid has no image that the target and every arm share"));
-    };
-    let (w, h) = (first.width(), first.height());
-    let shrink = w.max(h).div_ceil(CELL + CELL / 3).max(1);
-    let enlarged = (CELL / w.max(h)).max(1) as u32;
-    let (cell_w, cell_h) = ((w / shrink) as u32 * enlarged, (h / shrink) as u32 * enlarged);
-
-    let mut rows: Vec<(String, String, &Pictures)> = vec![("target".into(), String::new(), targets)];
-    for arm in &arms {
-        rows.push((arm.label.clone(), mean_psnr(record, &arm.name, &groups)?, &reconstructions[&arm.name]));
+    let mut blocks: Vec<Block> = Vec::new();
+    for set in sets(record) {
+        let of_set = |pictures: &&Pictures| pictures.keys().any(|key| key.strip_prefix(&set).is_some_and(|rest| rest.starts_with('/')));
+        let arms: Vec<&ArmInfo> = trained(record).filter(|a| reconstructions.get(&a.name).as_ref().is_some_and(of_set)).collect();
+        let shared = |key: &String| targets.contains_key(key) && arms.iter().all(|a| reconstructions[&a.name].contains_key(key));
+        let ids = record.images.iter().filter(|i| i.set == set).map(|i| format!("{set}/{}", i.id));
+        let keys: Vec<String> = ids.filter(shared).collect();
+        if arms.is_empty() || keys.is_empty() {
+            continue;
+        }
+        match blocks.iter_mut().find(|block| block.arms == arms) {
+            Some(block) => block.groups.push((set, keys)),
+            None => blocks.push(Block { arms, groups: vec![(set, keys)] }),
+        }
     }
+    if blocks.is_empty() {
+        return Err(Error::internal("the image grid has no image that the target and every arm share"));
+    }
+    let laid = blocks.iter().map(|block| block.rows(record, targets, reconstructions)).collect::<Result<Vec<_>>>()?;
     let mut label_width: f64 = 0.0;
-    for (label, note, _) in &rows {
+    for (label, note, _) in laid.iter().flatten() {
         label_width = label_width.max(text_width(label, SIZE, false)?).max(text_width(note, SMALL, false)?);
     }
     let left = MARGIN + label_width.ceil() as u32 + 18;
-    let top = MARGIN + SIZE as u32 + 14;
-    let columns: u32 = groups.iter().map(|(_, keys)| keys.len() as u32).sum();
-    let mut sheet = Sheet {
-        width: left + columns * (cell_w + GAP) - GAP + (groups.len() as u32 - 1) * (GROUP_GAP - GAP) + MARGIN,
-        height: top + rows.len() as u32 * (cell_h + GAP) - GAP + MARGIN,
-        ..Sheet::default()
-    };
-    for (r, (label, note, _)) in rows.iter().enumerate() {
-        let middle = f64::from(top + r as u32 * (cell_h + GAP)) + f64::from(cell_h) / 2.0;
-        let x = f64::from(left) - 18.0;
-        let lift = if note.is_empty() { 0.36 * SIZE } else { -0.1 * SIZE };
-        sheet.label(x, middle + lift, SIZE, Anchor::End, BLACK, label.as_str());
-        if !note.is_empty() {
-            sheet.label(x, middle + 0.95 * SIZE, SMALL, Anchor::End, GREY, note.as_str());
-        }
-    }
-    let mut x = left;
-    for (set, keys) in &groups {
-        let width = keys.len() as u32 * (cell_w + GAP) - GAP;
-        sheet.label(f64::from(x) + f64::from(width) / 2.0, f64::from(top) - 16.0, SIZE, Anchor::Middle, BLACK, format!("{set} images"));
-        for key in keys {
-            for (r, (_, _, pictures)) in rows.iter().enumerate() {
-                let picture = &pictures[key];
-                if (picture.width(), picture.height()) != (w, h) {
-                    return Err(Error::internal(format!("the image grid: {key} has another size in row {}", rows[r].0)));
-                }
-                sheet.pictures.push((x, top + r as u32 * (cell_h + GAP), enlarged, smaller(picture, shrink)?));
-            }
-            x += cell_w + GAP;
-        }
-        x = x - GAP + GROUP_GAP;
+    let mut sheet = Sheet::default();
+    for (block, rows) in blocks.iter().zip(&laid) {
+        let gap = if sheet.height == 0 { 0 } else { GROUP_GAP - MARGIN };
+        block.draw(&mut sheet, rows, left, gap)?;
     }
     sheet.render()
+}
+
+/// Sets of images that the same arms invert.
+struct Block<'a> {
+    arms: Vec<&'a ArmInfo>,
+    /// Each set with the names of its pictures.
+    groups: Vec<(String, Vec<String>)>,
+}
+
+/// Label, note and pictures of a row.
+type GridRow<'a> = (String, String, &'a Pictures);
+
+impl Block<'_> {
+    fn rows<'a>(
+        &self,
+        record: &Record,
+        targets: &'a Pictures,
+        reconstructions: &'a BTreeMap<String, Pictures>,
+    ) -> Result<Vec<GridRow<'a>>> {
+        let mut rows: Vec<GridRow> = vec![("target".into(), String::new(), targets)];
+        for arm in &self.arms {
+            rows.push((arm.label.clone(), mean_psnr(record, &arm.name, &self.groups)?, &reconstructions[&arm.name]));
+        }
+        Ok(rows)
+    }
+
+    /// Below what the sheet already shows, `gap` further down.
+    fn draw(&self, sheet: &mut Sheet, rows: &[GridRow], left: u32, gap: u32) -> Result<()> {
+        let first = &rows[0].2[&self.groups[0].1[0]];
+        let (w, h) = (first.width(), first.height());
+        let shrink = w.max(h).div_ceil(CELL + CELL / 3).max(1);
+        let enlarged = (CELL / w.max(h)).max(1) as u32;
+        let (cell_w, cell_h) = ((w / shrink) as u32 * enlarged, (h / shrink) as u32 * enlarged);
+        let top = sheet.height + gap + MARGIN + SIZE as u32 + 14;
+        let columns: u32 = self.groups.iter().map(|(_, keys)| keys.len() as u32).sum();
+        let width = left + columns * (cell_w + GAP) - GAP + (self.groups.len() as u32 - 1) * (GROUP_GAP - GAP) + MARGIN;
+        sheet.width = sheet.width.max(width);
+        sheet.height = top + rows.len() as u32 * (cell_h + GAP) - GAP + MARGIN;
+        for (r, (label, note, _)) in rows.iter().enumerate() {
+            let middle = f64::from(top + r as u32 * (cell_h + GAP)) + f64::from(cell_h) / 2.0;
+            let x = f64::from(left) - 18.0;
+            let lift = if note.is_empty() { 0.36 * SIZE } else { -0.1 * SIZE };
+            sheet.label(x, middle + lift, SIZE, Anchor::End, BLACK, label.as_str());
+            if !note.is_empty() {
+                sheet.label(x, middle + 0.95 * SIZE, SMALL, Anchor::End, GREY, note.as_str());
+            }
+        }
+        let mut x = left;
+        for (set, keys) in &self.groups {
+            let width = keys.len() as u32 * (cell_w + GAP) - GAP;
+            sheet.label(f64::from(x) + f64::from(width) / 2.0, f64::from(top) - 16.0, SIZE, Anchor::Middle, BLACK, format!("{set} images"));
+            for key in keys {
+                for (r, (_, _, pictures)) in rows.iter().enumerate() {
+                    let picture = &pictures[key];
+                    if (picture.width(), picture.height()) != (w, h) {
+                        return Err(Error::internal(format!("the image grid: {key} has another size in row {}", rows[r].0)));
+                    }
+                    sheet.pictures.push((x, top + r as u32 * (cell_h + GAP), enlarged, smaller(picture, shrink)?));
+                }
+                x += cell_w + GAP;
+            }
+            x = x - GAP + GROUP_GAP;
+        }
+        Ok(())
+    }
 }
 
 /// "21.3 / 18.2 dB": the arm's mean PSNR on each set of the grid.

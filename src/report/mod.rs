@@ -253,23 +253,26 @@ fn provenance(record: &Record) -> Vec<(String, String)> {
 }
 
 fn table_of(record: &Record, set: &str, metrics: &[&str], published: &Published) -> Result<Set> {
-    let first = trained(record).next();
-    let mut rows: Vec<Row> = record
-        .arms
+    // Where arms have generators of their own, each set of images belongs to some of them.
+    let here = |a: &ArmInfo| record.scores.iter().any(|s| s.arm == a.name && s.set == set);
+    let nowhere = |a: &ArmInfo| !record.scores.iter().any(|s| s.arm == a.name);
+    let arms: Vec<ArmInfo> = record.arms.iter().filter(|a| here(a) || nowhere(a)).cloned().collect();
+    let first = arms.iter().find(|a| !a.reference);
+    let mut rows: Vec<Row> = arms
         .iter()
         .map(|a| Row { name: a.name.clone(), label: a.label.clone(), reference: a.reference, seeds: 0, cells: vec![] })
         .collect();
     let mut columns = vec![];
     for &metric in metrics {
         let info = info(metric)?;
-        let grids = record.arms.iter().map(|a| Grid::of(record, &a.name, set, metric)).collect::<Result<Vec<_>>>()?;
+        let grids = arms.iter().map(|a| Grid::of(record, &a.name, set, metric)).collect::<Result<Vec<_>>>()?;
         if grids.iter().all(Option::is_none) {
             continue;
         }
-        let base = first.and_then(|f| record.arms.iter().position(|a| a.name == f.name)).and_then(|i| grids[i].as_ref());
+        let base = first.and_then(|f| arms.iter().position(|a| a.name == f.name)).and_then(|i| grids[i].as_ref());
         let resolved = resolved(&grids, base);
         let mut source = "";
-        let best = best(&grids, &record.arms, info.higher_is_better);
+        let best = best(&grids, &arms, info.higher_is_better);
         for (i, (row, grid)) in rows.iter_mut().zip(&grids).enumerate() {
             let Some(grid) = grid else {
                 row.cells.push(Cell::default());
@@ -285,7 +288,7 @@ fn table_of(record: &Record, set: &str, metrics: &[&str], published: &Published)
             }
             cell.best = best == Some(i);
             cell.resolved = resolved[i];
-            if let Some((value, item)) = published.value(&record.study, set, &record.arms[i], info.name) {
+            if let Some((value, item)) = published.value(&record.study, set, &arms[i], info.name) {
                 cell.published = format!("{value:.*}", info.digits);
                 source = item;
             }

@@ -81,6 +81,13 @@ pub struct Arm {
     pub label: String,
     /// What the encoder predicts and the generator decodes: "z", "w/2", "w", "w+zn" or "w+zn+zc" (Fig. 9).
     pub latents: Types,
+    /// The card of the arm's own generator, where it is not the study's. The arm then has images and reference rows of its own, which
+    /// it shares with the other arms of that generator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generator: Option<String>,
+    /// The profiles in which the arm runs; all of them if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub profiles: Vec<String>,
     /// Preset, case and whole tables that replace those of the study's recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipe: Option<RecipeSpec>,
@@ -175,6 +182,50 @@ pub struct ResolvedArm {
     pub batch: usize,
     pub decay: f64,
     pub note: String,
+    /// The arm's own generator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generator: Option<OwnGenerator>,
+}
+
+/// The arms of a study that invert the same images.
+pub struct Subject<'a> {
+    /// The set name of the arms' own generator; None for the study's.
+    pub name: Option<&'a str>,
+    pub networks: Networks,
+    pub sets: Vec<ImageSet>,
+    pub arms: Vec<&'a ResolvedArm>,
+}
+
+impl Resolved {
+    /// The arms by generator, in the order of the study.
+    pub fn subjects(&self) -> Vec<Subject<'_>> {
+        let mut subjects: Vec<Subject> = Vec::new();
+        for arm in &self.arms {
+            let name = arm.generator.as_ref().map(|g| g.set.as_str());
+            if let Some(subject) = subjects.iter_mut().find(|s| s.name == name) {
+                subject.arms.push(arm);
+                continue;
+            }
+            let (mut networks, mut sets) = (self.networks.clone(), self.sets.clone());
+            if let Some(own) = &arm.generator {
+                networks.generator = own.card.clone();
+                // Each generator's images are a set of their own: no two have the same size or content.
+                let renamed = |s: &ImageSet| if s.source.is_none() { own.set.clone() } else { format!("{} {}", s.set, own.set) };
+                sets.iter_mut().for_each(|s| s.set = renamed(s));
+            }
+            subjects.push(Subject { name, networks, sets, arms: vec![arm] });
+        }
+        subjects
+    }
+}
+
+/// The generator of an arm that does not take the study's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OwnGenerator {
+    /// Its card.
+    pub card: String,
+    /// The name of its set of images, after the card: "mini_stylegan1".
+    pub set: String,
 }
 
 /// The convergence curves: how many points, on how many images of each set, by which metrics (full protocol names).
@@ -244,6 +295,13 @@ impl Study {
             }
         }
         let profiles = Profile::names();
+        for (i, arm) in e.arms.iter().enumerate() {
+            for (j, name) in arm.profiles.iter().enumerate().filter(|(_, name)| !profiles.contains(name)) {
+                let hint = files::suggestion(name, profiles.iter().map(String::as_str));
+                let place = ["arms", &i.to_string(), "profiles", &j.to_string()];
+                return Err(self.document.error(&place, &format!("there is no profile \"{name}\"{hint}")));
+            }
+        }
         for name in e.train.keys().chain(e.cost.keys()) {
             if !profiles.contains(name) {
                 let hint = files::suggestion(name, profiles.iter().map(String::as_str));
@@ -262,27 +320,45 @@ impl Study {
     /// Errors: a card that does not exist, latents that the generator lacks, an unknown metric.
     pub fn resolve(&self, profile: &Profile, seed: Option<u64>) -> Result<Resolved> {
         let e = &self.experiment;
-        let card = |key: &str, name: &str, kinds: &[super::card::Kind]| -> Result<Card> {
-            let card = Card::load(profile.card(name)).map_err(|err| self.document.error(&["networks", key], &err.message))?;
+        let card_at = |place: &[&str], name: &str, kinds: &[super::card::Kind]| -> Result<Card> {
+            let card = Card::load(profile.card(name)).map_err(|err| self.document.error(place, &err.message))?;
             match kinds.contains(&card.kind) {
                 true => Ok(card),
-                false => {
-                    Err(self.document.error(&["networks", key], &format!("the card \"{}\" is not of the kind needed here", card.name)))
-                }
+                false => Err(self.document.error(place, &format!("the card \"{}\" is not of the kind needed here", card.name))),
             }
         };
+        let card = |key: &str, name: &str, kinds: &[super::card::Kind]| card_at(&["networks", key], name, kinds);
         use super::card::Kind as K;
         let generator = card("generator", &e.networks.generator, &[K::Generator])?;
         let features = card("features", &e.networks.features, &[K::Classifier])?;
         let judge = card("judge", &e.networks.judge, &[K::MetricNetwork, K::Classifier])?;
-        let family = &generator.network()?.family;
-        for (i, arm) in e.arms.iter().enumerate() {
+        let of_profile = |arm: &Arm| arm.profiles.is_empty() || arm.profiles.contains(&profile.name);
+        let mut own = Vec::new();
+        for (i, arm) in e.arms.iter().enumerate().filter(|(_, arm)| of_profile(arm)) {
+            let index = i.to_string();
+            let theirs = match &arm.generator {
+                Some(name) => Some(card_at(&["arms", &index, "generator"], name, &[K::Generator])?),
+                None => None,
+            };
+            let taken = theirs.as_ref().unwrap_or(&generator);
+            let family = taken.network()?.family.as_str();
             if !family.starts_with("stylegan") && arm.latents != Types::Z {
                 return Err(self.document.error(
-                    &["arms", &i.to_string(), "latents"],
-                    &format!("the generator {} ({family}) has no latents \"{}\"; it has: z", generator.name, arm.latents.name()),
+                    &["arms", &index, "latents"],
+                    &format!("the generator {} ({family}) has no latents \"{}\"; it has: z", taken.name, arm.latents.name()),
                 ));
             }
+            if let (true, Some(j)) = (family == "biggan", e.evaluate.sets.iter().position(|set| *set == Set::Real)) {
+                return Err(self.document.error(
+                    &["evaluate", "sets", &j.to_string()],
+                    &format!("the generator {} is conditional, and nobody knows the class of a real picture", taken.name),
+                ));
+            }
+            // A folder's name must not look like the end of the set's.
+            own.push(theirs.map(|card| OwnGenerator { set: card.name.replace('/', "_"), card: card.name }));
+        }
+        if own.is_empty() {
+            return Err(self.document.error(&["arms"], &format!("no arm of this study runs in the profile {}", profile.name)));
         }
         let metric = |key: &[&str], name: &str| -> Result<String> {
             let full = profile.metric(name);
@@ -304,7 +380,7 @@ impl Study {
             sets.push(ImageSet { set: set.name().into(), images: profile.images.of(*set), source });
         }
         let mut arms = Vec::new();
-        for (i, arm) in e.arms.iter().enumerate() {
+        for ((i, arm), generator) in e.arms.iter().enumerate().filter(|(_, arm)| of_profile(arm)).zip(own) {
             let wanted = arm.recipe.as_ref().map_or(e.recipe.clone(), |r| r.over(&e.recipe));
             let recipe = wanted.resolve(arm.latents).map_err(|fault| {
                 let index = i.to_string();
@@ -324,6 +400,7 @@ impl Study {
                 batch: lengths.and_then(|l| l.batch).unwrap_or(profile.batch).get(),
                 decay: profile.decay,
                 note: arm.note.clone(),
+                generator,
             });
         }
         Ok(Resolved {

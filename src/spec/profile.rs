@@ -81,6 +81,31 @@ pub struct Cost {
     pub memory_per_image_mb: f64,
     /// Disk per arm and seed: encoder, checkpoint and reconstructions, in MB.
     pub disk_per_arm_mb: f64,
+    /// The same for the generators that cost more or less, by the name of the card that is opened.
+    #[serde(default)]
+    pub generators: BTreeMap<String, GeneratorCost>,
+}
+
+/// What inverting one generator was measured to cost: as in [`Cost`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GeneratorCost {
+    pub train_seconds: f64,
+    pub evaluate_seconds: f64,
+    pub memory_fixed_mb: f64,
+    pub memory_per_image_mb: f64,
+}
+
+impl Cost {
+    /// The cost of a generator's card; that of the profile where it has none of its own.
+    pub fn of(&self, card: &str) -> GeneratorCost {
+        self.generators.get(card).copied().unwrap_or(GeneratorCost {
+            train_seconds: self.train_seconds,
+            evaluate_seconds: self.evaluate_seconds,
+            memory_fixed_mb: self.memory_fixed_mb,
+            memory_per_image_mb: self.memory_per_image_mb,
+        })
+    }
 }
 
 impl Profile {

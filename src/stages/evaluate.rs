@@ -82,7 +82,7 @@ fn reconstructor<'a>(spec: &'a EvaluateSpec, context: &StageContext, generator: 
             let ids: Vec<u64> = (0..MEAN_IMAGE_OF).map(|i| u64::MAX / 2 + i).collect();
             let mut sum: Option<Tensor> = None;
             for ids in ids.chunks(16) {
-                let part = sample::synthesized(generator, spec.seed, ids, &device)?.sum_keepdim(0)?;
+                let part = sample::synthesized(generator, "synthesized", spec.seed, ids, &device)?.sum_keepdim(0)?;
                 sum = Some(match sum {
                     Some(sum) => (sum + part)?,
                     None => part,
@@ -94,12 +94,18 @@ fn reconstructor<'a>(spec: &'a EvaluateSpec, context: &StageContext, generator: 
         }
         Method::MeanLatent => Box::new(move |infos: &[ImageInfo], _: &[Rgb8]| {
             let layout = generator.layout();
-            let Some(centre) = generator.centre() else {
-                return Err(Error::usage(format!("the generator {} has no mean w", spec.networks.generator)));
-            };
             let ids = infos.iter().map(|i| sample::number(&i.id)).collect::<Result<Vec<_>>>()?;
             let noise = sample::evaluation_noise(generator, &infos[0].set, spec.seed, &ids, &device)?;
-            let latent = centre.unsqueeze(0)?.broadcast_as((ids.len(), layout.rows, layout.w_dim))?.contiguous()?;
+            let latent = match generator.centre() {
+                Some(centre) => centre.unsqueeze(0)?.broadcast_as((ids.len(), layout.rows, layout.w_dim))?.contiguous()?,
+                // Without w: z = 0, the mean z, with the image's own class.
+                None if layout.rows == 0 => {
+                    let origin = sample::conditional_origin(generator, &infos.iter().collect::<Vec<_>>(), spec.seed, &device)?;
+                    let z = Tensor::zeros((ids.len(), layout.z_dim), candle_core::DType::F32, &device)?;
+                    generator.map(&z, origin.as_ref().and_then(|o| o.classes.as_ref()))?
+                }
+                None => return Err(Error::usage(format!("the generator {} has no mean w", spec.networks.generator))),
+            };
             let image = generator.synthesize(&latent, &Synthesis { noise: Some(&noise), ..Default::default() })?;
             Rgb8::from_batch(&image)
         }),

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::{EncoderMethod, sample};
-use crate::generators::Generator;
+use super::EncoderMethod;
+use super::sample::{self, Origin};
+use crate::generators::{Family, Generator};
 use crate::images::Rgb8;
-use crate::inverters::mtv::{Config, Encoder, Head, Input, Latents};
-use crate::objective::{self, EncoderNoise, Recipe, Types};
+use crate::inverters::mtv::{Config, Encoder, Head, Input, Latents, Shortcut};
+use crate::objective::{self, BigGanCondition, EncoderNoise, Recipe, Types};
 use crate::params::Params;
 use crate::random::Stream;
 use crate::record::ImageInfo;
@@ -60,8 +61,23 @@ impl<'a> Inversion<'a> {
     }
 
     /// E's latents of the images `x` [n, 3, r, r] in [-1, 1].
-    pub fn encode(&self, x: &Tensor, noise: &[Tensor]) -> Result<Latents> {
-        self.encoder.forward(x, &Input { noise, ..Default::default() })
+    pub fn encode(&self, x: &Tensor, noise: &[Tensor], condition: Option<&Tensor>) -> Result<Latents> {
+        self.encoder.forward(x, &Input { noise, condition, train: false })
+    }
+
+    /// What the encoder of a BigGAN is told of images: [0; embed(y)] or, with the target in it, [z; embed(y)]. None for other encoders.
+    ///
+    /// Errors: the images have no class.
+    pub fn condition(&self, origin: Option<&Origin>) -> Result<Option<Tensor>> {
+        if self.encoder.config().condition == 0 {
+            return Ok(None);
+        }
+        let Some(Origin { z, classes }) = origin else { bail!("the encoder of a BigGAN needs the class of each image") };
+        let z = match self.recipe.latents.biggan_condition {
+            BigGanCondition::Class => z.zeros_like()?,
+            BigGanCondition::Full => z.clone(),
+        };
+        self.generator.map(&z, classes.as_ref()).map(Some)
     }
 
     /// The reconstructions of evaluation images of one set: noise of E and of G fixed by set and image number.
@@ -69,15 +85,19 @@ impl<'a> Inversion<'a> {
         let Some(first) = infos.first() else { return Ok(Vec::new()) };
         let ids = infos.iter().map(|i| sample::number(&i.id)).collect::<crate::Result<Vec<_>>>()?;
         let stream = Stream::new(seed, &format!("evaluate/{}/noise of E", first.set));
-        let latents = self.encode(&Rgb8::to_batch(targets, &self.device)?, &self.encoder_noise(&stream, &ids)?)?;
+        let origin = sample::conditional_origin(self.generator, infos, seed, &self.device)?;
+        let condition = self.condition(origin.as_ref())?;
+        let x = Rgb8::to_batch(targets, &self.device)?;
+        let latents = self.encode(&x, &self.encoder_noise(&stream, &ids)?, condition.as_ref())?;
+        let classes = origin.as_ref().and_then(|o| o.classes.as_ref());
         let noise = sample::evaluation_noise(self.generator, &first.set, seed, &ids, &self.device)?;
         let noise = (!noise.is_empty()).then_some(&noise[..]);
-        Rgb8::from_batch(&objective::decode(&self.recipe, &self.encoder, self.generator, &latents, None, noise)?)
+        Rgb8::from_batch(&objective::decode(&self.recipe, &self.encoder, self.generator, &latents, classes, noise)?)
     }
 }
 
 /// The encoder's shape: mirrored from the generator, with the head of the arm's latents and the recipe's block.
-fn encoder_config(generator: &dyn Generator, recipe: &Recipe) -> Result<Config> {
+pub fn encoder_config(generator: &dyn Generator, recipe: &Recipe) -> Result<Config> {
     let layout = generator.layout();
     let types = recipe.latents.types;
     let mut config = Config { blur: recipe.encoder.blur, fused: recipe.encoder.fused, ..Config::for_generator(layout)? };
@@ -94,6 +114,10 @@ fn encoder_config(generator: &dyn Generator, recipe: &Recipe) -> Result<Config> 
         config.noise = matches!(types, Types::WZn | Types::WZnZc);
     } else {
         config.noise = recipe.encoder.noise == EncoderNoise::All;
+    }
+    if layout.family == Family::BigGan && recipe.encoder.released_biggan_block {
+        config.shortcut = Shortcut::ConditionalReleased;
+        config.plain_rgb = true;
     }
     Ok(config)
 }

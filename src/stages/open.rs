@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::generators::{self, Generator, Target, stylegan1};
+use crate::generators::{self, Family, Generator, Target, biggan, pggan, stylegan1, stylegan2};
 use crate::images::Rgb8;
 use crate::params::Params;
 use crate::perceptual::lpips::Lpips;
@@ -20,46 +20,74 @@ use crate::{Error, Result};
 /// How many z the mean w is taken over where a checkpoint does not carry it.
 const CENTRE_SAMPLES: u64 = 4096;
 
+/// Power iterations that make the spectral norms of fresh weights.
+const SPECTRAL_PASSES: usize = 20;
+
 /// The frozen generator of a card.
 ///
 /// Errors: the file is missing, not what the card says, or no generator.
 pub fn generator(name: &str, device: &Device) -> Result<Box<dyn Generator>> {
     let card = Card::load(name)?;
-    let network = card.network()?;
     let target = Target::new(DType::F32, device, &format!("baselines/{name}"));
-    let Source::Seeded(seeded) = &card.source else {
-        return generators::open(tensors(&card)?, &target);
-    };
-    // Initial weights: for tests of the machinery and for costs, never for a result.
-    let missing = || Error::usage(format!("baselines/{name}.toml: a seeded stylegan1 needs resolution, latent, fmaps_base and fmaps_max"));
-    let (Some(resolution), Some(latent), Some(fmaps_base), Some(fmaps_max), "stylegan1") =
-        (card.resolution, network.latent, network.fmaps_base, network.fmaps_max, network.family.as_str())
-    else {
-        return Err(missing());
-    };
-    let config = stylegan1::Config {
-        resolution,
-        z_dim: latent,
-        w_dim: latent,
-        fmaps_base,
-        fmaps_max,
-        mapping_layers: network.mapping_layers.unwrap_or(8),
-        mapping_fmaps: latent,
-        ..stylegan1::Config::paper(resolution)
-    };
-    let fresh = Params::fresh(seeded.seed, DType::F32, device);
-    stylegan1::StyleGan1::new(&config, &fresh)?;
-    let frozen = Params::frozen(fresh.snapshot()?, DType::F32, device, &target.origin);
-    let net = stylegan1::StyleGan1::new(&config, &frozen)?;
-    let centre = mean_w(&net, device)?;
-    Ok(Box::new(net.with_centre(centre)))
+    match &card.source {
+        Source::Seeded(source) => seeded(&card, source.seed, &target),
+        _ => generators::open(tensors(&card)?, &target),
+    }
+}
+
+/// Initial weights: for tests of the machinery and for costs, never for a result.
+fn seeded(card: &Card, seed: u64, target: &Target) -> Result<Box<dyn Generator>> {
+    let network = card.network()?;
+    let family = Family::ALL.into_iter().find(|f| f.name() == network.family);
+    let needs = |keys: &str| Error::usage(format!("baselines/{}.toml: a seeded {} needs {keys}", card.name, network.family));
+    let fresh = Params::fresh(seed, DType::F32, &target.device);
+    let frozen = || Ok::<_, Error>(Params::frozen(fresh.snapshot()?, DType::F32, &target.device, &target.origin));
+    let mapping_layers = network.mapping_layers.unwrap_or(8);
+    match (family, card.resolution, network.latent, network.fmaps_base, network.fmaps_max) {
+        (Some(Family::StyleGan1), Some(resolution), Some(latent), Some(fmaps_base), Some(fmaps_max)) => {
+            let (z_dim, w_dim, mapping_fmaps) = (latent, latent, latent);
+            let paper = stylegan1::Config::paper(resolution);
+            let config = stylegan1::Config { z_dim, w_dim, fmaps_base, fmaps_max, mapping_layers, mapping_fmaps, ..paper };
+            stylegan1::StyleGan1::new(&config, &fresh)?;
+            let net = stylegan1::StyleGan1::new(&config, &frozen()?)?;
+            let centre = mean_w(latent, &target.device, |z| net.w(z))?;
+            Ok(Box::new(net.with_centre(centre)))
+        }
+        (Some(Family::StyleGan2), Some(resolution), Some(latent), Some(fmaps_base), Some(fmaps_max)) => {
+            let (z_dim, w_dim, mapping_fmaps) = (latent, latent, latent);
+            let paper = stylegan2::Config::paper(resolution);
+            let config = stylegan2::Config { z_dim, w_dim, fmaps_base, fmaps_max, mapping_layers, mapping_fmaps, ..paper };
+            stylegan2::StyleGan2::new(&config, &fresh)?;
+            let net = stylegan2::StyleGan2::new(&config, &frozen()?)?;
+            let centre = mean_w(latent, &target.device, |z| net.w(z))?;
+            Ok(Box::new(net.with_centre(centre)))
+        }
+        (Some(Family::Pggan), Some(resolution), Some(z_dim), Some(fmaps_base), Some(fmaps_max)) => {
+            let config = pggan::Config { z_dim, fmaps_base, fmaps_max, ..pggan::Config::paper(resolution) };
+            pggan::Pggan::new(&config, &fresh)?;
+            Ok(Box::new(pggan::Pggan::new(&config, &frozen()?)?))
+        }
+        (Some(Family::BigGan), Some(resolution), Some(latent), ..) if !network.widths.is_empty() && network.classes.is_some() => {
+            let config = biggan::Config::of_channels(&network.widths, latent, network.classes.unwrap_or(0))?;
+            if config.output_dim != resolution {
+                return Err(needs(&format!("two widths more than {} for {resolution} px", network.widths.len())));
+            }
+            let net = biggan::BigGan::new(&config, biggan::Truncation::PAPER, &fresh)?;
+            // Random singular vectors would make sigma, by which every weight is divided, any small number.
+            (0..SPECTRAL_PASSES).try_for_each(|_| net.power_iteration())?;
+            Ok(Box::new(biggan::BigGan::new(&config, biggan::Truncation::PAPER, &frozen()?)?))
+        }
+        (Some(Family::BigGan), ..) => Err(needs("resolution, latent, classes and the widths from 4 px on")),
+        (Some(_), ..) => Err(needs("resolution, latent, fmaps_base and fmaps_max")),
+        (None, ..) => Err(Error::usage(format!("baselines/{}.toml: there is no generator family \"{}\"", card.name, network.family))),
+    }
 }
 
 /// The mean of w over [`CENTRE_SAMPLES`] z: [1, w_dim].
-fn mean_w(net: &stylegan1::StyleGan1, device: &Device) -> Result<Tensor> {
+fn mean_w(z_dim: usize, device: &Device, w: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> Result<Tensor> {
     let ids: Vec<u64> = (0..CENTRE_SAMPLES).collect();
-    let z = Stream::new(0, "centre").normal_rows(&ids, &[net.layout().z_dim], device)?;
-    Ok(net.w(&z)?.mean_keepdim(0)?)
+    let z = Stream::new(0, "centre").normal_rows(&ids, &[z_dim], device)?;
+    Ok(w(&z)?.mean_keepdim(0)?)
 }
 
 /// The frozen VGG16 of a card, of any width.

@@ -1,14 +1,14 @@
 //! The stage "sample": the evaluation images, drawn once and the same for every arm and seed.
 //!
-//! Synthesized images are G(w), w from held-out z, truncated as the recipe's paper says (psi on the first half of the rows), with
-//! noise fixed by image id. Both sets are kept as 8-bit pictures: those, and nothing finer, are what every method gets to see.
+//! Synthesized images are G(w), w from held-out z, truncated as the recipe's paper says (psi on the first half of the rows; BigGAN: z
+//! itself), with noise and, where the generator has any, class fixed by image id. Both sets are kept as 8-bit pictures: those, and nothing finer, are what every method gets to see.
 
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::{ImageSet, SampleSpec, StageContext, open};
-use crate::generators::{Generator, Synthesis, draw_noise};
+use crate::generators::{Generator, Synthesis, draw_classes, draw_noise};
 use crate::images::Rgb8;
 use crate::random::Stream;
 use crate::record::ImageInfo;
@@ -20,6 +20,9 @@ const BATCH: usize = 16;
 /// Truncation of the evaluation images: w of the first half of the rows is pulled to the mean w by this factor (Section V; released
 /// code), whatever an arm trains with.
 const PSI: f64 = 0.7;
+
+/// How the ids of synthesized images begin.
+const SYNTHESIZED: &str = "synth";
 
 pub fn run(spec: &SampleSpec, context: &mut StageContext) -> Result<()> {
     let generator = open::generator(&spec.networks.generator, context.device)?;
@@ -57,8 +60,8 @@ pub fn draw(set: &ImageSet, seed: u64, generator: &dyn Generator, device: &Devic
     let mut out = Vec::with_capacity(set.images);
     let ids: Vec<u64> = (0..set.images as u64).collect();
     for ids in ids.chunks(BATCH) {
-        let images = Rgb8::from_batch(&synthesized(generator, seed, ids, device)?)?;
-        out.extend(ids.iter().zip(images).map(|(id, image)| named(format!("synth{id:05}"), image, Vec::new())));
+        let images = Rgb8::from_batch(&synthesized(generator, &set.set, seed, ids, device)?)?;
+        out.extend(ids.iter().zip(images).map(|(id, image)| named(format!("{SYNTHESIZED}{id:05}"), image, Vec::new())));
     }
     Ok(out)
 }
@@ -74,12 +77,38 @@ pub fn evaluation_noise(generator: &dyn Generator, set: &str, seed: u64, ids: &[
     Ok(draw_noise(&generator.layout().noise, &Stream::new(seed, &format!("evaluate/{set}/noise of G")), ids, device)?)
 }
 
-/// Held-out images [n, 3, r, r] of the generator, nominally in [-1, 1].
-pub fn synthesized(generator: &dyn Generator, seed: u64, ids: &[u64], device: &Device) -> Result<Tensor> {
-    let layout = generator.layout();
-    let z = Stream::new(seed, "evaluate/z").normal_rows(ids, &[layout.z_dim], device)?;
-    let latent = generator.truncate(&generator.map(&z, None)?, PSI, layout.rows / 2, None)?;
-    let noise = evaluation_noise(generator, "synthesized", seed, ids, device)?;
+/// What synthesized images are made from.
+pub struct Origin {
+    pub z: Tensor,
+    /// Class ids [n] of a conditional generator.
+    pub classes: Option<Tensor>,
+}
+
+/// What the held-out synthesized images of these numbers are made from.
+pub fn origin(generator: &dyn Generator, seed: u64, ids: &[u64], device: &Device) -> Result<Origin> {
+    let z = generator.draw_z(&Stream::new(seed, "evaluate/z"), ids, device)?;
+    Ok(Origin { z, classes: draw_classes(generator.layout(), &Stream::new(seed, "evaluate/class"), ids, device)? })
+}
+
+/// The origin of images of one set, for a conditional generator; None for the others, which need none.
+///
+/// Errors: pictures that no generator made, so that nobody knows their class.
+pub fn conditional_origin(generator: &dyn Generator, infos: &[&ImageInfo], seed: u64, device: &Device) -> Result<Option<Origin>> {
+    if generator.layout().classes == 0 {
+        return Ok(None);
+    }
+    if let Some(info) = infos.iter().find(|i| !i.id.starts_with(SYNTHESIZED)) {
+        return Err(Error::usage(format!("the image \"{}\" has no known class, which a conditional generator needs", info.id)));
+    }
+    let ids = infos.iter().map(|i| number(&i.id)).collect::<Result<Vec<_>>>()?;
+    origin(generator, seed, &ids, device).map(Some)
+}
+
+/// Held-out images [n, 3, r, r] of the generator, nominally in [-1, 1]; `set` chooses their noise.
+pub fn synthesized(generator: &dyn Generator, set: &str, seed: u64, ids: &[u64], device: &Device) -> Result<Tensor> {
+    let Origin { z, classes } = origin(generator, seed, ids, device)?;
+    let latent = generator.truncate(&generator.map(&z, classes.as_ref())?, PSI, generator.layout().rows / 2, None)?;
+    let noise = evaluation_noise(generator, set, seed, ids, device)?;
     Ok(generator.synthesize(&latent, &Synthesis { noise: Some(&noise), ..Default::default() })?)
 }
 

@@ -10,9 +10,9 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::inversion::Inversion;
-use super::sample::Drawn;
+use super::sample::{Drawn, Origin};
 use super::{CurveRow, StageContext, TrainSpec, evaluate, open, sample};
-use crate::generators::{Generator, Synthesis, draw_noise};
+use crate::generators::{Family, Generator, Mixing, Synthesis, TrainingMode, draw_classes, draw_noise};
 use crate::inverters::mtv::Latents;
 use crate::metrics::Metric;
 use crate::objective::{self, Batch, NoisePolicy, Objective, Perceptual, Recipe, Which};
@@ -21,6 +21,9 @@ use crate::params::Params;
 use crate::random::Stream;
 use crate::zoo::checkpoint::{part, prefixed};
 use crate::{Error, Result};
+
+/// Power iterations of a fresh encoder's spectral norms (BigGAN).
+const SPECTRAL_PASSES: usize = 5;
 
 /// What a checkpoint holds beside tensors.
 #[derive(Serialize, Deserialize)]
@@ -42,8 +45,17 @@ pub fn run(spec: &TrainSpec, context: &mut StageContext) -> Result<()> {
     let loss = open_objective(spec, generator, device)?;
     let mut optimizer = Optimizer::new(recipe.rule(), params.vars());
     let mut curve = Curve::new(spec, generator, device)?;
+    // The released scripts leave the generator in training mode.
+    let mode = if recipe.sampling.generator_in_training { generator.training_mode() } else { None };
     let mut first = 0;
+    if saved.is_none() {
+        // Fresh singular vectors are random: the curve's first point, before any training, needs better ones.
+        (0..SPECTRAL_PASSES).try_for_each(|_| inversion.encoder.power_iteration())?;
+    }
     if let Some(saved) = saved {
+        if let Some(mode) = mode {
+            mode.restore(&part(&saved.tensors, "generator/"))?;
+        }
         optimizer.load_state(part(&saved.tensors, "optimizer/"))?;
         curve.rows =
             serde_json::from_value::<Saved>(saved.state).map_err(|e| Error::corrupt(format!("the checkpoint's state: {e}")))?.curve;
@@ -56,8 +68,9 @@ pub fn run(spec: &TrainSpec, context: &mut StageContext) -> Result<()> {
         curve.point(step, &inversion)?;
         // Lines 3 to 5: a batch of samples x = G(w), without gradient.
         let items = batch_items(recipe, step, spec.batch);
-        let sampled = streams.sample(&inversion, &items, device)?;
+        let sampled = streams.sample(&inversion, mode, &items, device)?;
         // Lines 6 to 11: E(x), x' = G(E(x)), the losses of images and latents.
+        begin_pass(mode)?;
         let pass = objective::forward(&loss, &inversion.encoder, generator, &sampled.batch(), Which::Live)?;
         let losses = pass.losses.checked(step)?;
         bar.advance(1, &summary(&losses));
@@ -67,6 +80,9 @@ pub fn run(spec: &TrainSpec, context: &mut StageContext) -> Result<()> {
             check_finite(&optimizer, step)?;
             let mut tensors: BTreeMap<String, Tensor> = prefixed("encoder/", params.snapshot()?).collect();
             tensors.extend(prefixed("optimizer/", optimizer.state()?));
+            if let Some(mode) = mode {
+                tensors.extend(prefixed("generator/", mode.state()?));
+            }
             checkpoint.save(step + 1, &tensors, &Saved { curve: curve.rows.clone() })?;
         }
     }
@@ -90,6 +106,10 @@ fn open_objective(spec: &TrainSpec, generator: &dyn Generator, device: &Device) 
     Ok(Objective::new(&spec.recipe, Some(Arc::new(vgg)), lpips, &like)?)
 }
 
+fn begin_pass(mode: Option<&dyn TrainingMode>) -> Result<()> {
+    Ok(mode.map_or(Ok(()), TrainingMode::begin_pass)?)
+}
+
 /// The numbers of the images of this iteration: always new ones, or the same batches again after `distinct_batches`.
 fn batch_items(recipe: &Recipe, step: u64, batch: usize) -> Vec<u64> {
     let distinct = recipe.sampling.distinct_batches;
@@ -106,6 +126,9 @@ fn decay(spec: &TrainSpec, step: u64) -> f64 {
 /// The named sources of everything random in a training.
 struct Streams {
     z: Stream,
+    classes: Stream,
+    mixed_z: Stream,
+    mixing: Stream,
     noise_x: Stream,
     noise_x_prime: Stream,
     noise_e1: Stream,
@@ -116,6 +139,8 @@ struct Streams {
 struct Sampled {
     x: Tensor,
     target: Latents,
+    classes: Option<Tensor>,
+    condition: Option<Tensor>,
     noise_g2: Vec<Tensor>,
     noise_e1: Vec<Tensor>,
     noise_e2: Vec<Tensor>,
@@ -126,8 +151,8 @@ impl Sampled {
         Batch {
             x: &self.x,
             target: &self.target,
-            classes: None,
-            condition: None,
+            classes: self.classes.as_ref(),
+            condition: self.condition.as_ref(),
             noise_e1: &self.noise_e1,
             noise_g2: Some(&self.noise_g2),
             noise_e2: &self.noise_e2,
@@ -140,6 +165,9 @@ impl Streams {
         let stream = |name: &str| Stream::new(seed, &format!("train/{name}"));
         Streams {
             z: stream("z"),
+            classes: stream("class"),
+            mixed_z: stream("z that is mixed in"),
+            mixing: stream("style mixing"),
             noise_x: stream("noise of G for x"),
             noise_x_prime: stream("noise of G for x'"),
             noise_e1: stream("noise of E for x"),
@@ -147,11 +175,19 @@ impl Streams {
         }
     }
 
-    fn sample(&self, inversion: &Inversion, items: &[u64], device: &Device) -> Result<Sampled> {
+    fn sample(&self, inversion: &Inversion, mode: Option<&dyn TrainingMode>, items: &[u64], device: &Device) -> Result<Sampled> {
         let (generator, recipe) = (inversion.generator, &inversion.recipe);
         let layout = generator.layout();
-        let z = self.z.normal_rows(items, &[layout.z_dim], device)?;
-        let w = generator.truncate(&generator.map(&z, None)?, recipe.sampling.psi, layout.rows / 2, None)?;
+        let (psi, half) = (recipe.sampling.psi, layout.rows / 2);
+        let z = generator.draw_z(&self.z, items, device)?;
+        let classes = draw_classes(layout, &self.classes, items, device)?;
+        let latent = match mode {
+            None => generator.truncate(&generator.map(&z, classes.as_ref())?, psi, half, None)?,
+            Some(mode) => {
+                let other = generator.draw_z(&self.mixed_z, items, device)?;
+                mode.latent(&z, classes.as_ref(), &Mixing::draw(&self.mixing, items[0], layout.rows, other), psi, half)?
+            }
+        };
         // The maps of item 0 for every image, where they are fixed.
         let fixed = vec![0; items.len()];
         let (ids, g2, e2) = match recipe.sampling.noise {
@@ -164,13 +200,22 @@ impl Streams {
             NoisePolicy::Fresh => draw_noise(&layout.noise, g2, ids, device)?,
             NoisePolicy::Shared | NoisePolicy::Fixed => noise_x.clone(),
         };
-        let x = generator.synthesize(&w, &Synthesis { noise: Some(&noise_x), ..Default::default() })?.detach();
+        begin_pass(mode)?;
+        let x = generator.synthesize(&latent, &Synthesis { noise: Some(&noise_x), ..Default::default() })?.detach();
         let n = items.len();
         let repeat = |c: &Tensor| c.broadcast_as((n, c.dim(1)?, c.dim(2)?, c.dim(3)?))?.contiguous();
         let constant = generator.constant().map(repeat).transpose()?;
+        let origin = Origin { z, classes };
         Ok(Sampled {
             x,
-            target: Latents { w: Some(w), z: Some(z), c: None, constant },
+            target: Latents {
+                w: (layout.rows > 0).then(|| latent.clone()),
+                z: Some(origin.z.clone()),
+                c: (layout.family == Family::BigGan).then_some(latent),
+                constant,
+            },
+            condition: inversion.condition(Some(&origin))?,
+            classes: origin.classes,
             noise_g2,
             noise_e1: inversion.encoder_noise(&self.noise_e1, ids)?,
             noise_e2: inversion.encoder_noise(e2, ids)?,

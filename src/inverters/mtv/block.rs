@@ -80,6 +80,13 @@ impl Block {
         })
     }
 
+    /// One power iteration of every spectral norm.
+    pub(super) fn power_iteration(&self) -> Result<()> {
+        let of_halves = self.halves.iter().filter_map(|h| h.condition.as_ref());
+        let of_change = self.change.iter().filter_map(|c| c.condition.as_ref());
+        of_halves.chain(of_change).try_for_each(ConditionalNorm::power_iteration)
+    }
+
     /// The strengths that act: the second of the last block does not.
     pub(super) fn noise_strengths(&self) -> Vec<&Tensor> {
         self.halves.iter().filter(|h| h.conv.is_some()).filter_map(|h| h.noise.as_ref()).collect()

@@ -26,6 +26,11 @@ impl ConditionalNorm {
         })
     }
 
+    pub(super) fn power_iteration(&self) -> Result<()> {
+        self.scale.power_iteration()?;
+        self.offset.power_iteration()
+    }
+
     pub(super) fn forward(&self, x: &Tensor, c: &Tensor, train: bool) -> Result<Tensor> {
         let (n, channels, _, _) = x.dims4()?;
         let shaped = |t: Tensor| t.reshape((n, channels, 1, 1));
@@ -53,19 +58,27 @@ impl SpectralLinear {
         })
     }
 
+    /// Renews u and v, [.., 1] each.
+    fn renewed(&self) -> Result<(Tensor, Tensor)> {
+        let weight = self.weight.detach();
+        let v = unit(&weight.t()?.matmul(&self.u.detach().unsqueeze(1)?)?)?;
+        let u = unit(&weight.matmul(&v)?)?;
+        store(&self.u, &u)?;
+        store(&self.v, &v)?;
+        Ok((u, v))
+    }
+
+    fn power_iteration(&self) -> Result<()> {
+        self.renewed().map(|_| ())
+    }
+
     /// In training one power iteration renews u and v first.
     fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let weight = self.weight.detach();
-        let (mut u, mut v) = (self.u.detach().unsqueeze(1)?, self.v.detach().unsqueeze(1)?);
-        if train {
-            v = unit(&weight.t()?.matmul(&u)?)?;
-            u = unit(&weight.matmul(&v)?)?;
-            store(&self.u, &u)?;
-            store(&self.v, &v)?;
-        } else {
+        let (u, v) = match train {
+            true => self.renewed()?,
             // The graph must not see a later power iteration.
-            (u, v) = (u.copy()?, v.copy()?);
-        }
+            false => (self.u.detach().unsqueeze(1)?.copy()?, self.v.detach().unsqueeze(1)?.copy()?),
+        };
         let sigma = (self.weight.matmul(&v)? * u)?.sum_all()?;
         ops::linear(x, &self.weight, None)?.broadcast_div(&sigma)
     }

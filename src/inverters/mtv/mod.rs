@@ -300,6 +300,12 @@ impl Encoder {
         &self.config
     }
 
+    /// One power iteration of every spectral norm, as a forward pass in training takes it. A fresh BigGAN encoder, whose singular vectors
+    /// are random, needs some before it is used outside of training.
+    pub fn power_iteration(&self) -> Result<()> {
+        self.blocks.iter().try_for_each(Block::power_iteration)
+    }
+
     /// The latents of the images `x` [n, channels, r, r], r = 2^(blocks + 1), nominally in [-1, 1].
     ///
     /// Errors: an image of another size, a wrong number of noise maps, a missing condition.
