@@ -91,7 +91,7 @@ fn every_family_runs_through_a_study() {
         assert!(text.contains(&format!("{set} images (8)")), "{text}");
     }
     let report = sandbox.path("a/runs/gan_reconstruction.tiny/report");
-    let picture = mtv_bench::images::decode(&std::fs::read(report.join("figure9.png")).unwrap()).unwrap();
+    let picture = mtv_bench::images::decode(&std::fs::read(report.join("reconstructions.png")).unwrap()).unwrap();
     assert!(picture.height() > picture.width(), "the generators stand below each other: {picture:?}");
     // The thread count changes nothing.
     run(&["--out", "b", "--threads", "1"]);
