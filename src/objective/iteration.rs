@@ -44,8 +44,11 @@ pub fn forward(objective: &Objective, encoder: &Encoder, generator: &dyn Generat
     let from = recipe.latents.latents_from;
     let encode = |x: &Tensor, noise| encoder.forward(x, &Input { noise, condition: batch.condition, train: true });
     let latents = encode(batch.x, batch.noise_e1)?;
-    let x_prime = decode(recipe, encoder, generator, &latents, batch.classes, batch.noise_g2)?;
-    let x_prime = if recipe.attention.detach == Detach::All { x_prime.detach() } else { x_prime };
+    // Case 1 keeps no graph of the generator.
+    let all = recipe.attention.detach == Detach::All;
+    let decoded = if all { detached(&latents) } else { latents.clone() };
+    let x_prime = decode(recipe, encoder, generator, &decoded, batch.classes, batch.noise_g2)?;
+    let x_prime = if all { x_prime.detach() } else { x_prime };
     let latents_2 = if from == LatentsFrom::X { None } else { Some(encode(&x_prime, batch.noise_e2)?) };
 
     let family = generator.layout().family;
@@ -95,6 +98,11 @@ pub fn decode(
         _ => None,
     };
     generator.synthesize(&latent, &Synthesis { noise, constant, strengths: strengths.as_deref(), stage: None })
+}
+
+fn detached(latents: &Latents) -> Latents {
+    let detach = |t: &Option<Tensor>| t.as_ref().map(Tensor::detach);
+    Latents { w: detach(&latents.w), z: detach(&latents.z), c: detach(&latents.c), constant: detach(&latents.constant) }
 }
 
 /// The latents that L_MTV compares for this family and these types. PGGAN's z is pixel-normalised: its generator does the

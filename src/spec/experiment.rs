@@ -296,10 +296,10 @@ impl Study {
         }
         let profiles = Profile::names();
         for (i, arm) in e.arms.iter().enumerate() {
-            for (j, name) in arm.profiles.iter().enumerate().filter(|(_, name)| !profiles.contains(name)) {
-                let hint = files::suggestion(name, profiles.iter().map(String::as_str));
+            if let Some(j) = arm.profiles.iter().position(|name| !profiles.contains(name)) {
+                let hint = files::suggestion(&arm.profiles[j], profiles.iter().map(String::as_str));
                 let place = ["arms", &i.to_string(), "profiles", &j.to_string()];
-                return Err(self.document.error(&place, &format!("there is no profile \"{name}\"{hint}")));
+                return Err(self.document.error(&place, &format!("there is no profile \"{}\"{hint}", arm.profiles[j])));
             }
         }
         for name in e.train.keys().chain(e.cost.keys()) {

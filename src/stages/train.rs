@@ -124,7 +124,7 @@ fn decay(spec: &TrainSpec, step: u64) -> f64 {
 }
 
 /// The named sources of everything random in a training.
-struct Streams {
+pub struct Streams {
     z: Stream,
     classes: Stream,
     mixed_z: Stream,
@@ -136,7 +136,7 @@ struct Streams {
 }
 
 /// What an iteration starts from.
-struct Sampled {
+pub struct Sampled {
     x: Tensor,
     target: Latents,
     classes: Option<Tensor>,
@@ -147,7 +147,7 @@ struct Sampled {
 }
 
 impl Sampled {
-    fn batch(&self) -> Batch<'_> {
+    pub fn batch(&self) -> Batch<'_> {
         Batch {
             x: &self.x,
             target: &self.target,
@@ -161,7 +161,7 @@ impl Sampled {
 }
 
 impl Streams {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let stream = |name: &str| Stream::new(seed, &format!("train/{name}"));
         Streams {
             z: stream("z"),
@@ -175,7 +175,8 @@ impl Streams {
         }
     }
 
-    fn sample(&self, inversion: &Inversion, mode: Option<&dyn TrainingMode>, items: &[u64], device: &Device) -> Result<Sampled> {
+    /// Lines 3 to 5 of Algorithm 1: the images of these numbers, and what E should find in them. `mode`: the generator in training mode.
+    pub fn sample(&self, inversion: &Inversion, mode: Option<&dyn TrainingMode>, items: &[u64], device: &Device) -> Result<Sampled> {
         let (generator, recipe) = (inversion.generator, &inversion.recipe);
         let layout = generator.layout();
         let (psi, half) = (recipe.sampling.psi, layout.rows / 2);
