@@ -11,8 +11,11 @@ fn main() {
     for embedded in ["experiments", "baselines", "paper", "src", "Cargo.toml"] {
         println!("cargo:rerun-if-changed={embedded}");
     }
-    if let Some(head) = git(&["rev-parse", "--git-path", "HEAD"]) {
-        println!("cargo:rerun-if-changed={head}");
+    // HEAD changes with the branch, the branch's own file with every commit.
+    for name in [Some("HEAD".to_string()), git(&["symbolic-ref", "-q", "HEAD"])].into_iter().flatten() {
+        if let Some(file) = git(&["rev-parse", "--git-path", &name]).filter(|f| std::path::Path::new(f).exists()) {
+            println!("cargo:rerun-if-changed={file}");
+        }
     }
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".into());
     // Results and local notes do not change the program; its sources, studies and weights do.
