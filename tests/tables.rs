@@ -436,3 +436,17 @@ fn a_packed_record_reads_as_the_plain_one() {
     assert_eq!(Record::read(&cut).unwrap_err().kind, mtv_bench::error::Kind::Corrupt);
     assert_eq!(Record::read(&folder.path().join("none")).unwrap_err().kind, mtv_bench::error::Kind::Missing);
 }
+
+#[test]
+fn failures_are_told_by_what_the_generator_never_saw() {
+    let mut record = sample(&[1, 2], 4, STEPS);
+    assert!(Report::of(&record).unwrap().unseen.is_empty());
+    for image in record.images.iter_mut().filter(|i| i.set == "real" && i.id == "0003") {
+        image.unseen = vec!["FaceMask".into()];
+    }
+    let rows = Report::of(&record).unwrap().unseen;
+    assert_eq!(rows.iter().map(|r| (r.what.as_str(), r.images)).collect::<Vec<_>>(), [("nothing unseen", 3), ("face mask", 1)]);
+    let of_z = |s: &&Score| s.arm == "z" && s.set == "real" && s.image == "0003" && s.metric == "psnr@64";
+    let values: Vec<f64> = record.scores.iter().filter(of_z).map(|s| s.value).collect();
+    assert_eq!(rows[1].means[0], ("z".to_string(), format!("{:.2}", (values[0] + values[1]) / 2.0)));
+}

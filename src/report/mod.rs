@@ -12,6 +12,7 @@ use crate::{Error, Result};
 
 pub mod claims;
 pub mod curves;
+pub mod details;
 pub mod figure;
 pub mod finding;
 pub mod html;
@@ -21,6 +22,7 @@ pub mod published;
 pub mod table;
 pub mod verdicts;
 
+use details::{Cost, Unseen};
 use published::Published;
 
 /// Everything that the tables of a record print, as text with the right number of digits.
@@ -34,6 +36,8 @@ pub struct Report {
     /// What holds of the paper's claim, one paragraph per set of images.
     pub findings: Vec<String>,
     pub sets: Vec<Set>,
+    /// Where the arms fail: the pictures apart by what they show that the generator never saw; empty where none does.
+    pub unseen: Vec<Unseen>,
     /// What the trainings cost; empty where the record has no times.
     pub costs: Vec<Cost>,
     /// The metrics' definitions: full name and one sentence.
@@ -99,18 +103,6 @@ pub struct Cell {
     pub sd_rest: String,
 }
 
-/// What an arm's training cost on the machine that the record names: means over its seeds, each as first made.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Cost {
-    pub label: String,
-    pub steps: u64,
-    /// Wall time of one training in seconds, with its curve's evaluations.
-    pub seconds: String,
-    pub milliseconds_per_step: String,
-    /// Highest resident memory of the process in MB.
-    pub peak_mb: String,
-}
-
 impl Report {
     /// Errors (corrupt): the record lacks scores, or names a metric that does not exist.
     pub fn of(record: &Record) -> Result<Report> {
@@ -130,7 +122,8 @@ impl Report {
             about: about(record, &published),
             findings: finding::findings(record, &published)?,
             sets,
-            costs: costs(record),
+            unseen: details::unseen(record)?,
+            costs: details::costs(record),
             protocols: metrics.iter().zip(infos).map(|(name, i)| (name.to_string(), i.about.to_string())).collect(),
             provenance: provenance(record),
         })
@@ -209,28 +202,6 @@ fn notes(record: &Record) -> Vec<String> {
     let arms = record.spec.get("arms").and_then(|a| a.as_array()).into_iter().flatten();
     let text = |arm: &serde_json::Value, key: &str| arm.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_string();
     arms.filter(|a| !text(a, "note").is_empty()).map(|a| format!("{}: {}", text(a, "label"), text(a, "note"))).collect()
-}
-
-fn costs(record: &Record) -> Vec<Cost> {
-    let steps = |arm: &ArmInfo| {
-        let arms = record.spec.get("arms").and_then(|a| a.as_array()).into_iter().flatten();
-        arms.filter(|a| a.get("name").and_then(|n| n.as_str()) == Some(&arm.name)).find_map(|a| a.get("steps")?.as_u64())
-    };
-    let cost = |arm: &ArmInfo| {
-        let start = format!("train {}, seed ", arm.label);
-        let stages: Vec<_> = record.provenance.stages.iter().filter(|s| s.stage.starts_with(&start)).collect();
-        let (steps, n) = (steps(arm)?, stages.len() as f64);
-        let seconds = stages.iter().map(|s| s.seconds).sum::<f64>() / n;
-        let peak = stages.iter().map(|s| s.peak_memory_bytes).max()?;
-        Some(Cost {
-            label: arm.label.clone(),
-            steps,
-            seconds: number(seconds, 0),
-            milliseconds_per_step: number(1e3 * seconds / steps as f64, 1),
-            peak_mb: number(peak as f64 / 1e6, 0),
-        })
-    };
-    trained(record).filter_map(cost).collect()
 }
 
 fn provenance(record: &Record) -> Vec<(String, String)> {
