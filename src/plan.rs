@@ -234,7 +234,8 @@ impl Plan {
                 continue;
             }
             e.stages += 1;
-            let cost = self.cost.of(&stage.spec.networks().generator);
+            let backend = stage.ingredients.inputs.get("device").map_or("", String::as_str);
+            let cost = self.cost.of(&stage.spec.networks().generator, backend);
             let (per_unit, batch, disk) = match &stage.spec {
                 StageSpec::Train(s) => (cost.train_seconds, s.batch, self.cost.disk_per_arm_mb * 1e6),
                 _ => (cost.evaluate_seconds, self.resolved.evaluation_batch, stage.units as f64 * 3e4),
@@ -291,6 +292,9 @@ impl Plan {
                 size(e.disk),
                 free(machine::free_disk(store.root()), "free")
             );
+            if !self.cost.measured.is_empty() {
+                let _ = writeln!(text, "These estimates: {}.", self.cost.measured);
+            }
         }
         text
     }

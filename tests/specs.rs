@@ -102,6 +102,40 @@ fn gan_reconstruction_has_every_gan_and_size_of_the_paper() {
     assert!(Family::ALL.iter().all(|f| tiny.contains(&format!("tiny/{}", f.name()))), "{tiny:?}");
 }
 
+/// results/bench/true_size.md has a row for every cell of the paper profile, and `plan` prices the profile from those rows.
+#[test]
+fn the_paper_profile_is_priced_from_measured_steps() {
+    let profile = Profile::load("paper").unwrap_or_else(|e| panic!("{e}"));
+    let study = Study::load("gan_reconstruction").unwrap_or_else(|e| panic!("{e}"));
+    let resolved = study.resolve(&profile, None).unwrap_or_else(|e| panic!("{e}"));
+    let table = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/results/bench/true_size.md")).unwrap();
+    let mut step_seconds = 0.0;
+    for arm in &resolved.arms {
+        let own = arm.generator.as_ref().unwrap_or_else(|| panic!("{}", arm.name));
+        let start = format!("| {} |", arm.label);
+        let row = table.lines().find(|l| l.starts_with(&start)).unwrap_or_else(|| panic!("no row {start}"));
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let number = |i: usize| cells[i].parse::<f64>().unwrap_or_else(|_| panic!("{row}: column {i}"));
+        assert_eq!(number(4) as usize, arm.batch, "{row}");
+        assert!(cells[11].starts_with("yes, all"), "{row}");
+        let cost = profile.cost.cpu.get(&own.card).unwrap_or_else(|| panic!("{} has no price", own.card));
+        assert!((cost.train_seconds * arm.batch as f64 - number(7)).abs() < 0.1, "{row}: {cost:?}");
+        let peak = (cost.memory_fixed_mb + cost.memory_per_image_mb * arm.batch as f64) / 1e3;
+        assert!((peak - number(8)).abs() < 0.02, "{row}: {cost:?}");
+        step_seconds += number(7);
+    }
+    // The plan's estimate is the sum of its steps, and some evaluation.
+    let plan = |backend: &str| {
+        let plan = Plan::of(resolved.clone(), &profile, None, backend).unwrap_or_else(|e| panic!("{e}"));
+        let folder = tempfile::tempdir().unwrap();
+        plan.estimate(&mtv_bench::record::store::Store::new(folder.path())).seconds
+    };
+    let steps = step_seconds * 210_000.0;
+    assert!((steps..1.1 * steps).contains(&plan("cpu")), "{} for steps of {steps}", plan("cpu"));
+    // Nothing measured on a CPU prices a GPU.
+    assert_ne!(plan("cuda"), plan("cpu"));
+}
+
 #[test]
 fn an_arm_replaces_whole_tables_and_nothing_else() {
     let study = Study::load("recipes").unwrap_or_else(|e| panic!("{e}"));

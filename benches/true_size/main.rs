@@ -16,6 +16,7 @@ use mtv_bench::generators::Family;
 use mtv_bench::images::Rgb8;
 use mtv_bench::inverters::mtv::Config;
 use mtv_bench::machine;
+use mtv_bench::metrics::to_square;
 use mtv_bench::objective::{self, Detach, Objective, Recipe, Which};
 use mtv_bench::optim::Optimizer;
 use mtv_bench::params::Params;
@@ -30,8 +31,16 @@ use serde::{Deserialize, Serialize};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Maps of a block that the graph keeps, per block of a network through which the gradient goes: fitted to the measured cells, rounded up.
-const KEPT_MAPS: u64 = 16;
+/// Maps of the size of a block's output that a step holds at its peak, for every block that the gradient passes: measured, rounded up.
+/// The blocks of PGGAN and BigGAN add their shortcut at the higher resolution.
+fn kept_maps(family: Family) -> u64 {
+    match family {
+        Family::Pggan => 33,
+        Family::BigGan => 40,
+        Family::StyleGan1 | Family::StyleGan2 => 24,
+    }
+}
+
 /// Bytes per parameter of E: value, gradient and second moment.
 const ENCODER_COPIES: u64 = 12;
 
@@ -50,7 +59,7 @@ struct Cell {
 #[derive(Serialize, Deserialize)]
 struct Measured {
     step_seconds: f64,
-    /// Encoding and decoding one image, without gradient.
+    /// Encoding, decoding and comparing one image as an evaluation does (LPIPS at 512 px).
     image_seconds: f64,
     loaded_bytes: u64,
     peak_bytes: u64,
@@ -88,6 +97,9 @@ fn run(mut args: Vec<String>) -> Result<()> {
         let result = if device == "cpu" && estimate > available { None } else { Some(child(cell, &device)?) };
         let row = cell.row(estimate, available, result.as_ref());
         eprintln!("{row}");
+        if let Some(m) = &result {
+            println!("{}", cell.cost(m));
+        }
         rows.push(row);
         std::fs::write(&out, page(&rows, &device)).map_err(|e| Error::io(out.as_ref(), "writing", e))?;
     }
@@ -151,7 +163,19 @@ impl Cell {
         if self.case() == 2 {
             maps += generator.layout().channels.iter().map(|&(r, c)| (c * r * r) as u64).sum::<u64>();
         }
-        Ok(count(&outline) * 4 + count(&p) * ENCODER_COPIES + self.batch as u64 * maps * 4 * KEPT_MAPS)
+        Ok(count(&outline) * 4 + count(&p) * ENCODER_COPIES + self.batch as u64 * maps * 4 * kept_maps(self.family))
+    }
+
+    /// The entry of the paper profile from which `plan` prices a study.
+    fn cost(&self, m: &Measured) -> String {
+        format!(
+            "{} = {{ train_seconds = {:.3}, evaluate_seconds = {:.2}, memory_fixed_mb = {:.0}.0, memory_per_image_mb = {:.0}.0 }}",
+            self.name,
+            m.step_seconds / self.batch as f64,
+            m.image_seconds,
+            m.loaded_bytes as f64 / 1e6,
+            m.peak_bytes.saturating_sub(m.loaded_bytes) as f64 / 1e6 / self.batch as f64
+        )
     }
 
     fn row(&self, estimate: u64, available: u64, result: Option<&Measured>) -> String {
@@ -243,20 +267,27 @@ fn measure(cell: &Cell, device: &Device) -> Result<Measured> {
     drop(pass);
     let target = Rgb8::from_batch(&sampled.batch().x.narrow(0, 0, 1)?)?;
     let info = ImageInfo { set: "synthesized".into(), id: "synth00000".into(), sha256: String::new(), unseen: Vec::new() };
+    let (judge, lpips) = open::lpips("true/vgg16", device)?;
     let start = Instant::now();
-    inversion.reconstruct_images(&[&info], &target, 1)?;
+    let shown = inversion.reconstruct_images(&[&info], &target, 1)?;
+    let at_512 = |image: &Rgb8| Ok::<_, Error>(to_square(image, 512).to_tensor(device)?.unsqueeze(0)?);
+    lpips.distance(&judge, &at_512(&target[0])?, &at_512(&shown[0])?)?.flatten_all()?.to_vec1::<f32>()?;
     let image_seconds = start.elapsed().as_secs_f64();
     Ok(Measured { step_seconds, image_seconds, loaded_bytes, peak_bytes, terms: values.len(), finite })
 }
 
 fn page(rows: &[String], device: &str) -> String {
+    let load =
+        std::fs::read_to_string("/proc/loadavg").ok().and_then(|t| t.split_whitespace().next().map(|l| format!(", load average {l}")));
+    let load = load.unwrap_or_default();
     let memory = machine::available_memory().map_or(String::new(), |b| format!(", {:.1} GB of memory free", gb(b)));
     format!(
         "# One training step at the paper's true sizes\n\n\
-         Written by `cargo bench --bench true_size` on {}: {}, {} threads, device {device}{memory}. Weights are drawn from a seed, so that losses mean\n\
+         Written by `cargo bench --bench true_size` on {}: {}, {} threads, device {device}{memory}{load}. Weights are drawn from a seed, so that losses mean\n\
          nothing but that they are finite; shapes, batch, recipe and code are those of `gan_reconstruction --profile paper`. The step is the first of its\n\
          process: sampling, E and G forward, all losses, backward, optimizer. VGG16 has its convolutions and a narrow classifier (the real one: 0.5 GB more).\n\
-         \"Loaded\" is what the process holds before the step, \"an image\" the seconds to encode and decode one without gradient.\n\n\
+         \"Loaded\" is what the process holds before the step, \"an image\" the seconds to encode, decode and compare one (LPIPS at 512 px) without\n\
+         gradient. What it prints beside this file is the table `[cost.cpu]` of experiments/profiles/paper.toml, from which `plan` prices a study on the CPU.\n\n\
          | network | family | px | batch | case | estimated GB | seconds a step | peak GB | loaded GB | an image, s | finite losses and weights |\n\
          |---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|\n{}\n",
         machine::date(),

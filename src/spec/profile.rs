@@ -81,9 +81,12 @@ pub struct Cost {
     pub memory_per_image_mb: f64,
     /// Disk per arm and seed: encoder, checkpoint and reconstructions, in MB.
     pub disk_per_arm_mb: f64,
-    /// The same for the generators that cost more or less, by the name of the card that is opened.
+    /// Where these numbers come from; `plan` says it.
     #[serde(default)]
-    pub generators: BTreeMap<String, GeneratorCost>,
+    pub measured: String,
+    /// The same on the CPU for single generators, by the name of the card that is opened.
+    #[serde(default)]
+    pub cpu: BTreeMap<String, GeneratorCost>,
 }
 
 /// What inverting one generator was measured to cost: as in [`Cost`].
@@ -97,9 +100,9 @@ pub struct GeneratorCost {
 }
 
 impl Cost {
-    /// The cost of a generator's card; that of the profile where it has none of its own.
-    pub fn of(&self, card: &str) -> GeneratorCost {
-        self.generators.get(card).copied().unwrap_or(GeneratorCost {
+    /// The cost of a generator's card on a backend ("cpu" or "cuda"); that of the profile where it has none of its own.
+    pub fn of(&self, card: &str, backend: &str) -> GeneratorCost {
+        self.cpu.get(card).copied().filter(|_| backend == "cpu").unwrap_or(GeneratorCost {
             train_seconds: self.train_seconds,
             evaluate_seconds: self.evaluate_seconds,
             memory_fixed_mb: self.memory_fixed_mb,
