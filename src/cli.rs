@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{self, check, claims, lint_table, list, plan, run, score, weights, zoo};
+use crate::commands::{self, check, claims, images, lint_table, list, plan, run, score, weights, zoo};
 use crate::{Error, Result};
 
 /// Reproduces the study of MTV-TSA, "Adaptable GAN Encoders for Image Reconstruction via Multi-type Latent Vectors with
@@ -43,6 +43,8 @@ pub enum Command {
     Score(score::Args),
     /// Fetch, verify and show pretrained weights.
     Weights(weights::Args),
+    /// List, align or export sets of pictures.
+    Images(images::Args),
     /// Train the mini networks, or draw their pictures.
     Zoo(zoo::Args),
     /// Show the layers of a network.
@@ -60,6 +62,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::LintTable(args) => lint_table::run(args),
         Command::Weights(args) => weights::run(args, quiet),
         Command::Score(args) => score::run(args, quiet),
+        Command::Images(args) => images::run(args),
         Command::Zoo(args) => zoo::run(args),
         Command::Arch(args) => commands::arch::run(args),
     }

@@ -50,8 +50,8 @@ fn files_of_every_kind_become_rgb_by_rule_as_pillow_reads_them() {
         let got = decode(&fixture(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(got.data().len(), want.len(), "{name}");
         let worst = got.data().iter().zip(&want).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-        // PNG is exact; two JPEG decoders may differ by their inverse transforms and chroma interpolation.
-        let allowed = if name.ends_with(".png") { 0 } else { 4 };
+        // PNG and lossless WebP are exact; two JPEG decoders may differ by their inverse transforms and chroma interpolation.
+        let allowed = if name.ends_with(".png") || name == "lossless.webp" { 0 } else { 4 };
         assert!(worst <= allowed, "{name}: {worst} levels");
     }
     assert_eq!(decode(&fixture("turned.jpg")).unwrap().height(), 26, "EXIF turns 26x18 upright");
@@ -68,6 +68,8 @@ fn what_has_no_rule_is_refused_by_name() {
         ("page.png", "HTML page"),
         ("pointer.png", "git-lfs"),
         ("gif_named.png", "GIF"),
+        ("animated.webp", "a moving WebP"),
+        ("transparent.webp", "1 of 117 pixels are transparent"),
     ] {
         let error = decode(&fixture(name)).expect_err(name);
         assert_eq!(error.kind, Kind::Corrupt, "{name}");
@@ -209,4 +211,166 @@ fn alignment_puts_the_landmarks_where_ffhq_has_them() {
         assert!(face.data()[3 * (py * 256 + px)] > 180, "{x},{y} -> {px},{py}: {}", face.data()[3 * (py * 256 + px)]);
     }
     assert!(align::ffhq(&image, &[[10.0, 10.0]; 68], 256).is_err(), "all landmarks in one point");
+}
+
+/// The database of the fixture, written by py-lmdb (LMDB 0.9.36) in four transactions: 120 names of 40 digits less the first,
+/// 2x2 pictures in the colour of their number; one value that takes two pages; one key that is no text.
+fn database(dir: &Path) -> PathBuf {
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(fixture("lmdb.zip"))).unwrap();
+    let path = dir.join("lsun");
+    std::fs::create_dir(&path).unwrap();
+    let mut file = std::fs::File::create(path.join("data.mdb")).unwrap();
+    std::io::copy(&mut archive.by_name("data.mdb").unwrap(), &mut file).unwrap();
+    path
+}
+
+#[test]
+fn an_lmdb_database_is_a_set_of_pictures_by_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = database(dir.path());
+    let set = Pictures::open(&path).unwrap();
+    assert_eq!(set.list().len(), 121);
+    let key = |i: u128| format!("{:040x}", i * 0x9E37_79B9_7F4A_7C15);
+    for i in 1..120u128 {
+        let image = set.read(set.find(&key(i)).unwrap()).unwrap();
+        assert_eq!((image.width(), image.height()), (2, 2));
+        assert!(image.data().iter().all(|v| *v == i as u8), "{i}");
+    }
+    assert!(set.find(&key(0)).is_none(), "deleted");
+    let big = set.read(set.find(&"f".repeat(40)).unwrap()).unwrap();
+    assert_eq!((big.width(), big.height()), (32, 32));
+    assert!(set.read(set.find("ff0001").unwrap()).unwrap().data().iter().all(|v| *v == 200));
+    let ids: Vec<&str> = set.list().iter().map(|p| p.id.as_str()).collect();
+    assert!(ids.is_sorted());
+    // The file itself is the same set; one that was not copied whole is refused.
+    assert_eq!(Pictures::open(&path.join("data.mdb")).unwrap().list().len(), 121);
+    let bytes = std::fs::read(path.join("data.mdb")).unwrap();
+    for keep in [20_000, 8200, 200] {
+        std::fs::write(dir.path().join("cut"), &bytes[..keep]).unwrap();
+        let error = Pictures::open(&dir.path().join("cut")).err().unwrap();
+        assert!(error.kind == Kind::Corrupt && error.message.contains("LMDB"), "{keep}: {error}");
+    }
+}
+
+#[test]
+#[cfg(feature = "parquet")]
+fn parquet_files_of_the_hub_are_a_set_of_pictures_by_row() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["hub-0.parquet", "hub-1.parquet"] {
+        std::fs::write(dir.path().join(name), fixture(name)).unwrap();
+    }
+    let colour = |set: &Pictures, id: &str| set.read(set.find(id).unwrap()).map(|i| (i.width(), i.height(), i.data()[0]));
+    // Written by pyarrow: Snappy in row groups of three, a row without a picture; zstd.
+    let one = Pictures::open(&dir.path().join("hub-0.parquet")).unwrap();
+    assert_eq!(one.list().len(), 7);
+    for i in [6, 0, 5, 1, 3, 2] {
+        assert_eq!(colour(&one, &format!("{i:08}")).unwrap(), (3, 2, 10 + i));
+    }
+    assert!(colour(&one, "00000004").unwrap_err().message.contains("no picture"));
+    let both = Pictures::open(dir.path()).unwrap();
+    assert_eq!(both.list().len(), 9);
+    assert_eq!(colour(&both, "hub-1/00000001").unwrap().2, 51);
+    let mut bytes = fixture("hub-0.parquet");
+    for at in 4..bytes.len() - 8 {
+        bytes[at] ^= 0x55;
+        let path = dir.path().join("damaged");
+        std::fs::write(&path, &bytes).unwrap();
+        if let Ok(set) = Pictures::open(&path) {
+            set.list().iter().take(10).for_each(|p| drop(set.bytes(p)));
+        }
+        bytes[at] ^= 0x55;
+    }
+}
+
+#[test]
+#[cfg(not(feature = "parquet"))]
+fn a_parquet_file_is_named_with_the_way_to_read_it() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pictures/hub-0.parquet");
+    let error = Pictures::open(&path).err().unwrap();
+    assert!(error.kind == Kind::Usage && error.message.contains("--features parquet"), "{error}");
+}
+
+/// mtv-bench images ..., in a folder; its exit code and all that it says.
+fn images(dir: &Path, args: &[&str]) -> (i32, String) {
+    let command = std::process::Command::new(env!("CARGO_BIN_EXE_mtv-bench")).arg("images").args(args).current_dir(dir).output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&command.stdout), String::from_utf8_lossy(&command.stderr));
+    (command.status.code().unwrap_or(-1), text)
+}
+
+#[test]
+fn the_list_of_a_set_has_hashes_and_names_what_is_bad() {
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..20 {
+        write(dir.path(), &format!("set/{i:02}.png"), &picture(6, 6, i));
+    }
+    let (code, text) = images(dir.path(), &["list", "set", "--out", "list.json"]);
+    assert!(code == 0 && text.contains("20 pictures, 0 other files"), "{text}");
+    let list: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.path().join("list.json")).unwrap()).unwrap();
+    assert_eq!(list["pictures"][7]["pixels_sha256"], picture(6, 6, 7).sha256());
+    write(dir.path(), "set/wide.png", &picture(12, 6, 1));
+    std::fs::write(dir.path().join("set/page.png"), "<html>").unwrap();
+    let (code, text) = images(dir.path(), &["list", "set", "--faces", "--out", "list.json"]);
+    assert_eq!(code, 5, "{text}");
+    assert!(text.contains("21 pictures") && text.contains("FAIL  set/page.png: an HTML page"), "{text}");
+    assert!(text.contains("warning: wide: is 12x6, an aligned face is square") && text.matches("warning").count() == 1, "{text}");
+    let list: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.path().join("list.json")).unwrap()).unwrap();
+    assert_eq!((list["pictures"].as_array().unwrap().len(), list["failed"][0]["id"].as_str()), (21, Some("page")));
+    assert_eq!(images(dir.path(), &["list", "nowhere"]).0, 4);
+}
+
+#[test]
+fn faces_are_aligned_from_ffhqs_landmark_file_and_then_no_longer_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "wild/00042.png", &picture(300, 300, 3));
+    write(dir.path(), "wild/00043.png", &picture(300, 300, 4));
+    let mut points = vec![[0f64; 2]; 68];
+    points[36..42].fill([130.0, 120.0]);
+    points[42..48].fill([170.0, 120.0]);
+    (points[48], points[54]) = ([138.0, 165.0], [162.0, 165.0]);
+    let json = serde_json::json!({"42": {"in_the_wild": {"face_landmarks": points}}});
+    std::fs::write(dir.path().join("marks.json"), json.to_string()).unwrap();
+    let (code, text) = images(dir.path(), &["list", "wild", "--faces", "--landmarks", "marks.json"]);
+    assert!(code == 0 && text.contains("warning: 00042: its landmarks are"), "{text}");
+    let (code, text) = images(dir.path(), &["align", "wild", "marks.json", "out", "--side", "64"]);
+    assert!(code == 5 && text.contains("00043.png: no landmarks in marks.json") && text.contains("out: 1 pictures"), "{text}");
+    let face = decode(&std::fs::read(dir.path().join("out/00042.png")).unwrap()).unwrap();
+    let mut marks = [[0f64; 2]; 68];
+    marks.copy_from_slice(&points);
+    assert_eq!(face, align::ffhq(&picture(300, 300, 3), &marks, 64).unwrap());
+    // In the crop the landmarks are where an aligned face has them.
+    let corners = align::quad(&marks).unwrap();
+    let scale = 64.0 / (corners[3][0] - corners[0][0]);
+    let moved = marks.map(|p| [(p[0] - corners[0][0]) * scale, (p[1] - corners[0][1]) * scale]);
+    assert_eq!(align::looks_unaligned(64, 64, Some(&moved)), None);
+    assert!(align::looks_unaligned(300, 300, Some(&marks)).is_some());
+    let (code, text) = images(dir.path(), &["align", "wild", "no.json", "out"]);
+    assert!(code == 4 && text.starts_with("error: no.json"), "{text}");
+}
+
+#[test]
+fn a_set_is_exported_at_one_size_and_no_name_leaves_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    database(dir.path());
+    let (code, text) = images(dir.path(), &["export", "lsun", "png", "--side", "16", "--enlarge", "--limit", "5"]);
+    assert!(code == 0 && text.contains("png: 5 pictures"), "{text}");
+    let (code, text) = images(dir.path(), &["export", "lsun", "small", "--side", "16"]);
+    assert!(code == 5 && text.contains("smaller than 16x16") && text.contains("small: 1 pictures"), "{text}");
+    let image = picture(24, 16, 1);
+    write(dir.path(), "wide/a.png", &image);
+    let (code, text) = images(dir.path(), &["export", "wide", "square", "--side", "8"]);
+    assert!(code == 5 && text.contains("is 24x16, not square"), "{text}");
+    assert_eq!(images(dir.path(), &["export", "wide", "square", "--side", "8", "--crop", "--filter", "bilinear"]).0, 0);
+    let middle = Rgb8::new(16, 16, (0..16).flat_map(|y| image.data()[3 * (y * 24 + 4)..][..48].to_vec()).collect()).unwrap();
+    let got = decode(&std::fs::read(dir.path().join("square/a.png")).unwrap()).unwrap();
+    assert_eq!(got, resize(&middle, 8, 8, Filter::Bilinear));
+    // An archive that wants to write elsewhere.
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(dir.path().join("evil.zip")).unwrap());
+    for name in ["../../evil.png", "good.png"] {
+        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(&image.to_png().unwrap()).unwrap();
+    }
+    zip.finish().unwrap();
+    let (code, text) = images(dir.path(), &["export", "evil.zip", "deep/er/out", "--side", "8", "--crop"]);
+    assert!(code == 5 && text.contains("is no path inside a folder") && text.contains("1 pictures"), "{text}");
+    assert!(!dir.path().join("deep/evil.png").exists() && !dir.path().join("evil.png").exists());
 }

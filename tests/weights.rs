@@ -3,5 +3,5 @@
 mod command;
 mod fake_hub;
 mod fetch;
-mod fuzz;
+pub mod fuzz;
 mod partial;

@@ -106,12 +106,35 @@ pub fn ffhq(image: &Rgb8, points: &Landmarks, side: usize) -> Result<Rgb8> {
 }
 
 /// How far the corners of the FFHQ crop are from the corners of the picture, as a share of its side: about 0 for a picture
-/// that is aligned already. The basis of a warning where landmarks are at hand; without them nothing sound can be said.
+/// that is aligned already.
 pub fn misalignment(points: &Landmarks, width: usize, height: usize) -> Result<f64> {
     let (w, h) = (width as f64, height as f64);
     let want = [[0.0, 0.0], [0.0, h], [w, h], [w, 0.0]];
     let distance = quad(points)?.iter().zip(want).map(|(c, t)| (c[0] - t[0]).hypot(c[1] - t[1])).sum::<f64>() / 4.0;
     Ok(distance / w.max(h))
+}
+
+/// A crop that is off by more than this share of the picture's side is not the one that FFHQ's networks saw in training.
+const ALIGNED: f64 = 0.05;
+
+/// Why a picture of a face is probably not aligned as FFHQ's; `None` where nothing speaks against it. Without landmarks only
+/// the shape can tell: whoever sees no warning then has not been told that the picture is aligned.
+pub fn looks_unaligned(width: usize, height: usize, points: Option<&Landmarks>) -> Option<String> {
+    let off = points.map(|p| misalignment(p, width, height));
+    match off {
+        _ if width != height => Some(format!("is {width}x{height}, an aligned face is square")),
+        Some(Ok(off)) if off > ALIGNED => Some(format!("its landmarks are {:.0} % of its side off those of an aligned face", off * 100.0)),
+        Some(Err(e)) => Some(e.message),
+        _ => None,
+    }
+}
+
+/// The landmarks of the picture `id`: under its id, under its name without the folder, or under its number, as FFHQ's file has
+/// them ("in-the-wild/00042" under "42").
+pub fn of<'a>(all: &'a BTreeMap<String, Landmarks>, id: &str) -> Option<&'a Landmarks> {
+    let name = id.rsplit('/').next().unwrap_or(id);
+    let number = || name.parse::<u64>().ok().and_then(|n| all.get(&n.to_string()));
+    all.get(id).or_else(|| all.get(name)).or_else(number)
 }
 
 /// Bilinear sample; outside, the picture is mirrored.

@@ -2,18 +2,18 @@
 //!
 //! | file | rule |
 //! |---|---|
-//! | 8-bit RGB, PNG or JPEG | as it is; colour profiles and gamma are not applied (as Pillow) |
+//! | 8-bit RGB, PNG, JPEG or WebP | as it is; colour profiles and gamma are not applied (as Pillow) |
 //! | grey, 1 to 8 bits | scaled to 0..255 and replicated to three channels |
 //! | palette | each index becomes its colour |
 //! | 16 bits per sample | the high byte (as Pillow's RGB from 16-bit PNG) |
 //! | alpha, all opaque | alpha is dropped |
 //! | alpha, anything transparent | refused: no background is the right one |
 //! | EXIF orientation | applied, so that the picture stands as it is shown |
-//! | CMYK or YCCK JPEG, 12-bit or lossless JPEG, cut JPEG, other formats | refused by name |
+//! | CMYK or YCCK JPEG, 12-bit or lossless JPEG, cut JPEG, moving WebP, other formats | refused by name |
 
 use std::io::Cursor;
 
-use image::codecs::{jpeg::JpegDecoder, png::PngDecoder};
+use image::codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder};
 
@@ -23,7 +23,7 @@ use crate::{Error, Result};
 /// No more pixels than this are decoded (0.5 GB): what a picture of this field never has and a hostile file may.
 pub const MAX_PIXELS: u64 = 178_956_970;
 
-/// Decodes the bytes of a PNG or JPEG file, told apart by their first bytes, never by the file's name.
+/// Decodes the bytes of a PNG, JPEG or WebP file, told apart by their first bytes, never by the file's name.
 ///
 /// Errors (kind corrupt): what the file is instead, or what in it can't be turned into 8-bit RGB by the rules above.
 pub fn decode(bytes: &[u8]) -> Result<Rgb8> {
@@ -36,7 +36,14 @@ pub fn decode(bytes: &[u8]) -> Result<Rgb8> {
         let decoder = JpegDecoder::new(Cursor::new(bytes)).map_err(|e| unreadable("JPEG", e))?;
         return finish(decoder, "JPEG");
     }
-    Err(Error::corrupt(format!("{}; PNG and JPEG are read", describe(bytes))))
+    if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
+        let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|e| unreadable("WebP", e))?;
+        if decoder.has_animation() {
+            return Err(Error::corrupt("a moving WebP: a picture is expected, take one of its frames"));
+        }
+        return finish(decoder, "WebP");
+    }
+    Err(Error::corrupt(format!("{}; PNG, JPEG and WebP are read", describe(bytes))))
 }
 
 fn unreadable(format: &str, error: image::ImageError) -> Error {
@@ -145,8 +152,6 @@ fn describe(bytes: &[u8]) -> String {
         "an HTML page, not a picture (a download that ended on a login or error page?)".into()
     } else if text.starts_with("version https://git-lfs") {
         "a git-lfs pointer, not the picture itself (run git lfs pull)".into()
-    } else if head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP") {
-        "a WebP file".into()
     } else if head.get(4..8) == Some(b"ftyp") {
         "a HEIF or AVIF file".into()
     } else if let Some((_, name)) = known.iter().find(|(magic, _)| head.starts_with(magic)) {

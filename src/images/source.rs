@@ -1,5 +1,12 @@
-//! Sets of pictures: a folder (with its subfolders), a zip or a tar archive. The order is that of the ids, whatever the
-//! file system or the archive says; nothing is ever written to disk from an archive.
+//! Sets of pictures: a folder (with its subfolders), a zip or a tar archive, an LMDB database (LSUN), parquet files (the
+//! hub's image columns). The order is that of the ids, whatever the file system or the archive says; nothing is ever
+//! written to disk from an archive.
+//!
+//! | set | id of a picture |
+//! |---|---|
+//! | folder, zip, tar | path without ending |
+//! | LMDB (`data.mdb`, or the folder around it) | key, in hexadecimal where it is no plain text |
+//! | parquet (cargo feature `parquet`) | row, eight digits; in a folder of several files `<file>/<row>` |
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -7,7 +14,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use super::{Rgb8, decode};
+use super::{Rgb8, decode, lmdb};
 use crate::{Error, Result};
 
 /// A picture file above this size is refused (no 8-bit picture within the pixel limit needs more).
@@ -31,7 +38,21 @@ pub struct Picture {
 enum Place {
     File(PathBuf),
     Zip(usize),
-    Tar { offset: u64, size: u64 },
+    /// A file of a tar archive.
+    Tar {
+        offset: u64,
+        size: u64,
+    },
+    /// A value of an LMDB database.
+    Record {
+        offset: u64,
+        size: u64,
+    },
+    #[cfg(feature = "parquet")]
+    Row {
+        table: usize,
+        row: u64,
+    },
 }
 
 /// A set of pictures, listed but not read.
@@ -45,7 +66,10 @@ pub struct Pictures {
 
 enum Archive {
     Zip(Mutex<zip::ZipArchive<File>>),
-    Tar(Mutex<File>),
+    /// A tar archive or an LMDB database: the pictures lie in it as they are.
+    Plain(Mutex<File>),
+    #[cfg(feature = "parquet")]
+    Tables(Vec<super::parquet::Table>),
 }
 
 /// One line of an image list: what was read.
@@ -68,8 +92,13 @@ impl Pictures {
     pub fn open(path: &Path) -> Result<Self> {
         let missing = |e: std::io::Error| Error::missing(format!("{}: {e}", path.display()));
         let kind = std::fs::metadata(path).map_err(missing)?;
-        let (archive, files) = if kind.is_dir() {
-            (None, folder(path)?)
+        let database = path.join("data.mdb");
+        let (archive, files) = if kind.is_dir() && database.is_file() {
+            lmdb(&database, File::open(&database).map_err(missing)?)?
+        } else if kind.is_dir() {
+            let files = folder(path)?;
+            let some = |what: fn(&str) -> bool| files.iter().any(|(name, _)| what(name));
+            if some(|name| name.ends_with(".parquet")) && !some(is_picture) { parquet(path, files)? } else { (None, files) }
         } else {
             let mut head = [0u8; 512];
             let mut file = File::open(path).map_err(missing)?;
@@ -78,10 +107,13 @@ impl Pictures {
             match &head[..n] {
                 h if h.starts_with(b"PK") => zip(path, file)?,
                 h if h.len() == 512 && h[257..262] == *b"ustar" => tar(path, file)?,
+                h if lmdb::is(h) => lmdb(path, file)?,
+                h if h.starts_with(b"PAR1") => parquet(path, vec![(String::new(), Place::File(path.to_path_buf()))])?,
                 [0x1f, 0x8b, ..] => return Err(refuse(path, "a gzip file: unpack it to a plain .tar first")),
-                _ => return Err(refuse(path, "neither a folder, nor a zip, nor a tar archive")),
+                _ => return Err(refuse(path, "neither a folder, nor a zip or tar archive, nor an LMDB database, nor a parquet file")),
             }
         };
+        // Archives of files hold files of other kinds too; the records of a database are pictures, or are reported when they are read.
         let (pictures, others) = pictures(path, files)?;
         if pictures.is_empty() {
             return Err(Error::missing(format!("{}: no picture in it ({} other files)", path.display(), others.len())));
@@ -113,7 +145,7 @@ impl Pictures {
                 let entry = archive.by_index(*index).map_err(|e| Error::corrupt(format!("{}: {e}", self.place(picture))))?;
                 read_limited(entry).map_err(fail)
             }
-            (Place::Tar { offset, size }, Some(Archive::Tar(file))) => {
+            (Place::Tar { offset, size } | Place::Record { offset, size }, Some(Archive::Plain(file))) => {
                 let mut file = file.lock().map_err(|_| Error::internal("a reader of the archive failed"))?;
                 file.seek(SeekFrom::Start(*offset)).map_err(fail)?;
                 let bytes = read_limited((&mut *file).take(*size)).map_err(fail)?;
@@ -122,6 +154,8 @@ impl Pictures {
                 }
                 Ok(bytes)
             }
+            #[cfg(feature = "parquet")]
+            (Place::Row { table, row }, Some(Archive::Tables(tables))) => tables[*table].bytes(*row).map_err(|e| e.at(self.place(picture))),
             _ => Err(Error::internal("a picture of another set")),
         }
     }
@@ -163,13 +197,15 @@ fn pictures(origin: &Path, files: Vec<(String, Place)>) -> Result<(Vec<Picture>,
     let mut by_id: BTreeMap<String, Picture> = BTreeMap::new();
     let mut others = Vec::new();
     for (file, place) in files {
-        let name = file.rsplit('/').next().unwrap_or(&file);
-        let ending = name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()).map(|(_, e)| e.to_ascii_lowercase());
-        if !ending.as_deref().is_some_and(|e| ENDINGS.contains(&e)) || name.starts_with("._") {
+        if is_record(&place) {
+            by_id.insert(file.clone(), Picture { id: file.clone(), file, place });
+            continue;
+        }
+        if !is_picture(&file) {
             others.push(file);
             continue;
         }
-        let id = file[..file.len() - ending.map_or(0, |e| e.len() + 1)].to_string();
+        let id = file.rsplit_once('.').map_or(file.as_str(), |(stem, _)| stem).to_string();
         if let Some(other) = by_id.get(&id) {
             return Err(refuse(origin, &format!("{} and {file} have the same id \"{id}\": remove one of them", other.file)));
         }
@@ -177,6 +213,23 @@ fn pictures(origin: &Path, files: Vec<(String, Place)>) -> Result<(Vec<Picture>,
     }
     others.sort();
     Ok((by_id.into_values().collect(), others))
+}
+
+/// Whether a file is taken for a picture, by its name.
+fn is_picture(file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    let ending = name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty()).map(|(_, ending)| ending.to_ascii_lowercase());
+    ending.is_some_and(|e| ENDINGS.contains(&e.as_str())) && !name.starts_with("._")
+}
+
+/// Whether the place is a record of a database, whose name has no ending.
+fn is_record(place: &Place) -> bool {
+    match place {
+        Place::Record { .. } => true,
+        #[cfg(feature = "parquet")]
+        Place::Row { .. } => true,
+        _ => false,
+    }
 }
 
 fn folder(root: &Path) -> Result<Vec<(String, Place)>> {
@@ -234,5 +287,45 @@ fn tar(path: &Path, file: File) -> Result<Opened> {
             found.push((name.trim_start_matches("./").to_string(), place));
         }
     }
-    Ok((Some(Archive::Tar(Mutex::new(file))), found))
+    Ok((Some(Archive::Plain(Mutex::new(file))), found))
+}
+
+fn lmdb(path: &Path, mut file: File) -> Result<Opened> {
+    let named = |key: &[u8]| match std::str::from_utf8(key) {
+        Ok(text) if text.bytes().all(|b| b.is_ascii_graphic()) => text.to_string(),
+        _ => key.iter().map(|b| format!("{b:02x}")).collect(),
+    };
+    let entries = lmdb::entries(path, &mut file)?;
+    let found = entries.into_iter().map(|e| (named(&e.key), Place::Record { offset: e.offset, size: e.size })).collect();
+    Ok((Some(Archive::Plain(Mutex::new(file))), found))
+}
+
+/// The rows of one parquet file, or of all of a folder.
+#[cfg(feature = "parquet")]
+fn parquet(root: &Path, mut files: Vec<(String, Place)>) -> Result<Opened> {
+    files.retain(|(name, _)| name.is_empty() || name.ends_with(".parquet"));
+    files.sort_by(|a, b| a.0.cmp(&b.0));
+    let (mut tables, mut found) = (Vec::new(), Vec::new());
+    for (name, place) in files {
+        let Place::File(path) = place else { continue };
+        let file = File::open(&path).map_err(|e| Error::io(&path, "reading", e))?;
+        let table = super::parquet::Table::open(&path, file)?;
+        // A row costs at least a few bits of the file; more rows than that are a lie that would fill the memory.
+        let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
+        if table.rows() > bytes.saturating_mul(8) {
+            return Err(refuse(root, &format!("{name} says that it has {} rows in {bytes} bytes", table.rows())));
+        }
+        let prefix = if name.is_empty() { String::new() } else { format!("{}/", name.trim_end_matches(".parquet")) };
+        found.extend((0..table.rows()).map(|row| (format!("{prefix}{row:08}"), Place::Row { table: tables.len(), row })));
+        tables.push(table);
+    }
+    Ok((Some(Archive::Tables(tables)), found))
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet(root: &Path, _: Vec<(String, Place)>) -> Result<Opened> {
+    Err(Error::usage(format!(
+        "{}: parquet files are read by a mtv-bench that was built with them: cargo build --release --features parquet",
+        root.display()
+    )))
 }
