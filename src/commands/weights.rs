@@ -146,6 +146,10 @@ fn fetch(names: &[String], unpinned: bool, args: &AccessArgs, quiet: bool) -> Re
     let access = Access { unpinned, ..args.open(quiet)? };
     for card in &cards {
         if access.find(card)?.is_none() {
+            // Nobody is asked about a licence for what no program can fetch, or may not.
+            if !matches!(card.source, Source::Hub(_)) || access.hub.offline {
+                access.fetch(card)?;
+            }
             licence::consent(card, args.accept_licence, &licence::record_path())?;
         }
         // Resolved first, so that what is noted is what was verified.
@@ -277,6 +281,9 @@ fn note(name: &str, pin: Pin) -> Result<()> {
 
 fn convert(file: &Path, out: &Path, key: &str, card: Option<&str>, allow_inert: bool) -> Result<()> {
     let card = card.map(Card::load).transpose()?;
+    if file.is_dir() {
+        return Err(Error::usage(format!("{}: is a folder, a file is converted", file.display())));
+    }
     let (sha256, bytes) = verify::sha256_of(file)?;
     if let Some(want) = card.as_ref().and_then(|c| c.sha256.as_ref())
         && *want != sha256
@@ -316,6 +323,13 @@ fn info(what: &str, access: &Access) -> Result<()> {
     let path = Path::new(what);
     if path.is_file() && !Card::names().iter().any(|n| n == what) {
         return describe(path, &weights::open_with(path, Options { unknown: Unknown::Record })?);
+    }
+    let names_file = what.starts_with(['.', '/']) || path.extension().is_some() || path.is_dir();
+    if names_file && !Card::names().iter().any(|n| n == what) {
+        return Err(match path.is_dir() {
+            true => Error::usage(format!("{what}: is a folder; name a file in it, or a card")),
+            false => Error::missing(format!("{what}: there is no such file")),
+        });
     }
     let card = Card::load(what)?;
     println!("{}: {}", card.name, card.title);

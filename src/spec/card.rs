@@ -274,8 +274,11 @@ impl Card {
         let path = format!("baselines/{name}.toml");
         let Some(document) = Document::open(&path)? else {
             let all = Card::names();
-            let hint = files::suggestion(name, all.iter().map(String::as_str));
-            return Err(Error::usage(format!("there is no card \"{name}\" below baselines/{hint}")));
+            let hint = match files::nearest(name, all.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => "`mtv-bench weights list` shows them all".into(),
+            };
+            return Err(Error::usage(format!("there is no card \"{name}\" below baselines/; {hint}")));
         };
         let mut card = Card::of(&document)?;
         Pins::load()?.apply(&mut card);
