@@ -183,6 +183,64 @@ fn hostile_files_are_refused_within_a_second_and_a_gigabyte() {
 }
 
 #[test]
+fn the_variables_of_the_hub_and_the_folder_of_weights_are_obeyed() {
+    let file = container("akanimax_depth4.expected.safetensors");
+    let body = std::fs::read(&file).expect("the fixture");
+    let server = FakeHub::start(Behaviour::of(&body, &sha(&file)));
+    let shell = Shell { endpoint: server.url.clone(), ..Shell::new() };
+    shell.card("test/gan", &hub_card("test/gan", Some(&sha(&file)), body.len(), false));
+    let with = |name: &str, value: &str| {
+        let output = shell.command(&["weights", "fetch", "test/gan"]).env(name, value).output().expect("mtv-bench runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout))
+    };
+    let (code, text) = with("HF_HUB_OFFLINE", "1");
+    assert!(code == Some(4) && text.contains("HF_HUB_OFFLINE") && server.requests().is_empty(), "{text}");
+    // A folder with the file needs no hub, and neither the name nor the place of the cache matters.
+    std::fs::create_dir(shell.dir.path().join("mine")).expect("a folder");
+    std::fs::copy(&file, shell.dir.path().join("mine/w.safetensors")).expect("a copy");
+    let (code, text) = with("MTV_BENCH_WEIGHTS", "mine");
+    assert!(code == Some(0) && text.contains("mine/w.safetensors") && server.requests().is_empty(), "{text}");
+    let other = shell.dir.path().join("elsewhere");
+    let (code, text) = with("HF_HUB_CACHE", &other.display().to_string());
+    assert!(code == Some(0) && other.join("models--org--gan").is_dir(), "{text}");
+    assert!(server.requests().iter().all(|r| r.header("authorization").is_none()));
+    let asked = server.requests().len();
+    let (code, text) = with("HF_TOKEN", "hf_from_env");
+    assert_eq!(code, Some(0), "{text}");
+    let later = &server.requests()[asked..];
+    assert!(!later.is_empty() && later.iter().all(|r| r.header("authorization") == Some("Bearer hf_from_env")), "{later:?}");
+    assert!(!text.contains("hf_from_env"), "the token is never shown");
+}
+
+#[test]
+fn wrong_names_of_files_and_cards_get_one_plain_line() {
+    let shell = Shell::new();
+    std::fs::create_dir(shell.dir.path().join("folder")).expect("a folder");
+    std::fs::write(shell.dir.path().join("text.pth"), "not a checkpoint at all").expect("a file");
+    for (args, code, says) in [
+        (&["info", "nofile.pth"][..], 4, "nofile.pth: there is no such file"),
+        (&["info", "folder"], 2, "folder: is a folder; name a file in it, or a card"),
+        (&["info", "text.pth"], 5, "text.pth: is not a checkpoint"),
+        (&["info", "vgg"], 2, "did you mean \"vgg16\"?"),
+        (&["fetch", "qqqqqqqq"], 2, "`mtv-bench weights list` shows them all"),
+        (&["verify", "ffhq"], 4, "is not here"),
+        (&["convert", "folder", "o.safetensors"], 2, "folder: is a folder, a file is converted"),
+        (&["convert", "text.pth", "o.pth"], 2, "the converted file's name ends in .safetensors"),
+        (&["convert", "text.pth", "no/such/o.safetensors"], 5, "is not a checkpoint"),
+        (&["pin", "vgg16", "--offline"], 4, "--offline forbids to ask the hub"),
+        (&["list", "--weights-dir", "text.pth"], 2, "there is no such folder"),
+    ] {
+        let output = shell.command(&[&["weights"][..], args].concat()).output().expect("mtv-bench runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+        assert!(text.starts_with("error: ") && text.contains(says) && text.lines().count() == 1, "{args:?}: {text}");
+    }
+    // What no program can fetch is said before any question about its licence.
+    let (code, text) = shell.run(&["weights", "fetch", "ffhq"]);
+    assert!(code == 4 && text.contains("from     https://github.com/NVlabs/ffhq-dataset") && !text.contains("--accept-licence"), "{text}");
+}
+
+#[test]
 fn two_processes_fetch_a_file_once() {
     let body: Vec<u8> = (0u32..75_000).flat_map(|i| (i.wrapping_mul(2_654_435_761) | 0x8000_0000).to_be_bytes()).collect();
     let dir = tempfile::tempdir().expect("a folder");

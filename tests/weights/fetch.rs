@@ -190,10 +190,16 @@ fn a_bad_part_left_behind_is_dropped() {
 
 #[test]
 fn an_error_page_after_a_good_head_is_never_the_file() {
-    for status in [403, 404, 500, 503] {
+    for status in [401, 403, 404, 500, 503] {
         let case = Case::with(|b| b.gets = vec![Get::Status(status); 8].into());
         let error = case.fetch().expect_err("an error page");
         assert_eq!(error.kind, Kind::Missing, "{error}");
+        let says = match status {
+            401 | 403 => "set HF_TOKEN",
+            404 => "does not have it",
+            _ => "the hub answers 50",
+        };
+        assert!(error.message.contains(says), "{status}: {error}");
         case.assert_nothing();
         assert!(!case.part().exists() || std::fs::metadata(case.part()).is_ok_and(|m| m.len() == 0));
         if status >= 500 {
