@@ -409,6 +409,16 @@ fn plan_lists_what_is_missing_and_run_ends_with_the_same_list() {
     let (code, run) = shell.run(&[&["run"][..], &study[..]].concat());
     assert_eq!(code, 4, "{run}");
     assert!(run.contains(list.trim()), "{run}\n---\n{list}");
+    // The study of every GAN of the paper needs them all.
+    let study = ["gan_reconstruction", "--profile", "paper", "--offline", "--device", "cpu"];
+    let (code, plan) = shell.run(&[&["plan"][..], &study[..]].concat());
+    assert_eq!(code, 0, "{plan}");
+    let list = &plan[plan.find("of the files needed are not here").expect("the list") - 3..];
+    for card in ["pggan_celebahq_1024", "stylegan1_ffhq_1024", "stylegan2_ffhq_1024", "biggan_deep_256"] {
+        assert!(list.contains(&format!("\n  {card}\n    from     http")), "{card} is not in\n{list}");
+    }
+    let (code, run) = shell.run(&[&["run"][..], &study[..]].concat());
+    assert!(code == 4 && run.contains(list.trim()), "{code} {run}\n---\n{list}");
 }
 
 #[test]
