@@ -223,7 +223,7 @@ fn wrong_names_of_files_and_cards_get_one_plain_line() {
         (&["info", "text.pth"], 5, "text.pth: is not a checkpoint"),
         (&["info", "vgg"], 2, "did you mean \"vgg16\"?"),
         (&["fetch", "qqqqqqqq"], 2, "`mtv-bench weights list` shows them all"),
-        (&["verify", "ffhq"], 4, "is not here"),
+        (&["verify", "ffhq"], 4, "1 of 1 files failed: ffhq"),
         (&["convert", "folder", "o.safetensors"], 2, "folder: is a folder, a file is converted"),
         (&["convert", "text.pth", "o.pth"], 2, "the converted file's name ends in .safetensors"),
         (&["convert", "text.pth", "no/such/o.safetensors"], 5, "is not a checkpoint"),
