@@ -131,6 +131,7 @@ fn list_shows_licences_and_what_is_here() {
 
 /// The exit code, what went to stderr, processor time and peak of resident memory of a command that is started here.
 #[cfg(unix)]
+#[allow(clippy::zombie_processes)] // wait4 waits for it
 fn measured(mut command: Command) -> (Option<i32>, String, Duration, u64) {
     let errors = tempfile::NamedTempFile::new().expect("a file");
     let child = command.stdout(std::process::Stdio::null()).stderr(errors.reopen().expect("a file")).spawn().expect("mtv-bench starts");
