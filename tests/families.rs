@@ -71,25 +71,32 @@ fn every_family_runs_through_a_study() {
     let text = run(&["--out", "a"]);
     let record = sandbox.record("a", "gan_reconstruction.tiny");
     let trained: Vec<_> = record.arms.iter().filter(|a| !a.reference).collect();
-    assert_eq!(trained.len(), 4);
+    assert_eq!(trained.len(), 5);
     for family in Family::ALL {
         let set = format!("tiny_{}", family.name());
         let images: Vec<_> = record.images.iter().filter(|i| i.set == set).collect();
         assert_eq!(images.len(), 8, "{set}");
         assert!(images.windows(2).any(|w| w[0].sha256 != w[1].sha256), "{set}: one and the same picture");
-        // Its own arm and the two reference rows, and nobody else.
+        // Its own arms (BigGAN has one that is told z) and the two reference rows, and nobody else.
+        let arms = if family == Family::BigGan { 2 } else { 1 };
         let mut rows: Vec<&str> = record.scores.iter().filter(|s| s.set == set).map(|s| s.arm.as_str()).collect();
         rows.sort_unstable();
         rows.dedup();
-        assert_eq!(rows.len(), 3, "{set}: {rows:?}");
+        assert_eq!(rows.len(), 2 + arms, "{set}: {rows:?}");
         let scores: Vec<f64> = record.scores.iter().filter(|s| s.set == set).map(|s| s.value).collect();
-        assert_eq!(scores.len(), 3 * 8 * 5, "{set}");
+        assert_eq!(scores.len(), rows.len() * 8 * 5, "{set}");
         assert!(scores.iter().all(|v| v.is_finite()), "{set}: {scores:?}");
         let curve: Vec<f64> = record.curves.iter().filter(|p| p.set == set).map(|p| p.value).collect();
-        assert!(curve.len() == 8 && curve.iter().all(|v| v.is_finite()), "{set}: {curve:?}");
+        assert!(curve.len() == 8 * arms && curve.iter().all(|v| v.is_finite()), "{set}: {curve:?}");
         assert!(curve.windows(2).any(|w| w[0] != w[1]), "{set}: training changed nothing");
         assert!(text.contains(&format!("{set} images (8)")), "{text}");
     }
+    // What an encoder is told of BigGAN's images matters, and the leak is never left unsaid.
+    let of = |arm: &str| record.scores.iter().filter(|s| s.arm == arm).map(|s| s.value).collect::<Vec<_>>();
+    assert_ne!(of("biggan_256"), of("biggan_256_full"));
+    let table = std::fs::read_to_string(sandbox.path("a/runs/gan_reconstruction.tiny/report/table.md")).unwrap();
+    let leaks: Vec<&str> = table.lines().filter(|l| l.contains("its target leaks into it")).collect();
+    assert!(leaks.len() == 1 && leaks[0].contains("BigGAN-deep (told z)"), "{table}");
     let report = sandbox.path("a/runs/gan_reconstruction.tiny/report");
     let picture = mtv_bench::images::decode(&std::fs::read(report.join("reconstructions.png")).unwrap()).unwrap();
     assert!(picture.height() > picture.width(), "the generators stand below each other: {picture:?}");

@@ -109,8 +109,13 @@ fn run(mut args: Vec<String>) -> Result<()> {
 /// The cells of the paper profile, and PGGAN at 256 px, so that all four families stand at one size.
 fn cells() -> Result<Vec<Cell>> {
     let resolved = Study::load("gan_reconstruction")?.resolve(&Profile::load("paper")?, None)?;
-    let mut cells = Vec::new();
+    let mut cells: Vec<Cell> = Vec::new();
     for arm in &resolved.arms {
+        // Two readings of one network cost the same.
+        let same = |c: &Cell| arm.generator.as_ref().is_some_and(|g| g.card == c.name) && c.batch == arm.batch;
+        if cells.iter().any(same) {
+            continue;
+        }
         let card = Card::load(arm.generator.as_ref().map_or(&resolved.networks.generator, |g| &g.card))?;
         let family = Family::ALL.into_iter().find(|f| card.network().is_ok_and(|n| n.family == f.name()));
         let (Some(family), Some(resolution)) = (family, card.resolution) else {

@@ -14,7 +14,7 @@ use super::document::Document;
 use super::files;
 use super::profile::Profile;
 use super::recipe::RecipeSpec;
-use crate::objective::{Recipe, Types};
+use crate::objective::{BigGanCondition, Recipe, Types};
 use crate::stages::{ImageSet, Networks};
 use crate::{Error, Result};
 
@@ -236,6 +236,9 @@ pub struct ResolvedCurve {
     pub metrics: Vec<String>,
 }
 
+/// What is said of every arm whose encoder sees the z that it should find (`latents.biggan_condition = "full"`).
+const LEAK: &str = "This encoder is told the true z of every image: its target leaks into it, and it could not be used on a real picture.";
+
 /// Names that the rows without training use.
 pub const REFERENCE_ROWS: [(&str, &str); 2] = [("mean_image", "mean image"), ("mean_latent", "G(mean w)")];
 
@@ -333,7 +336,7 @@ impl Study {
         let features = card("features", &e.networks.features, &[K::Classifier])?;
         let judge = card("judge", &e.networks.judge, &[K::MetricNetwork, K::Classifier])?;
         let of_profile = |arm: &Arm| arm.profiles.is_empty() || arm.profiles.contains(&profile.name);
-        let mut own = Vec::new();
+        let (mut own, mut conditional) = (Vec::new(), Vec::new());
         for (i, arm) in e.arms.iter().enumerate().filter(|(_, arm)| of_profile(arm)) {
             let index = i.to_string();
             let theirs = match &arm.generator {
@@ -354,6 +357,7 @@ impl Study {
                     &format!("the generator {} is conditional, and nobody knows the class of a real picture", taken.name),
                 ));
             }
+            conditional.push(family == "biggan");
             // A folder's name must not look like the end of the set's.
             own.push(theirs.map(|card| OwnGenerator { set: card.name.replace('/', "_"), card: card.name }));
         }
@@ -380,7 +384,8 @@ impl Study {
             sets.push(ImageSet { set: set.name().into(), images: profile.images.of(*set), source });
         }
         let mut arms = Vec::new();
-        for ((i, arm), generator) in e.arms.iter().enumerate().filter(|(_, arm)| of_profile(arm)).zip(own) {
+        let of_here = e.arms.iter().enumerate().filter(|(_, arm)| of_profile(arm));
+        for ((i, arm), (generator, conditional)) in of_here.zip(own.into_iter().zip(conditional)) {
             let wanted = arm.recipe.as_ref().map_or(e.recipe.clone(), |r| r.over(&e.recipe));
             let recipe = wanted.resolve(arm.latents).map_err(|fault| {
                 let index = i.to_string();
@@ -391,6 +396,9 @@ impl Study {
                 place.extend([fault.table, fault.key]);
                 self.document.error(&place, &fault.message)
             })?;
+            // Such scores are never shown without this.
+            let leak = if conditional && recipe.latents.biggan_condition == BigGanCondition::Full { LEAK } else { "" };
+            let note = [arm.note.as_str(), leak].into_iter().filter(|n| !n.is_empty()).collect::<Vec<_>>().join(" ");
             let lengths = arm.train.as_ref().unwrap_or(&e.train).get(&profile.name);
             arms.push(ResolvedArm {
                 name: arm.name.clone(),
@@ -399,7 +407,7 @@ impl Study {
                 steps: lengths.and_then(|l| l.steps).unwrap_or(profile.steps).get(),
                 batch: lengths.and_then(|l| l.batch).unwrap_or(profile.batch).get(),
                 decay: profile.decay,
-                note: arm.note.clone(),
+                note,
                 generator,
             });
         }
