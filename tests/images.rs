@@ -225,6 +225,23 @@ fn database(dir: &Path) -> PathBuf {
 }
 
 #[test]
+fn an_archives_own_words_cannot_write_on_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(4);
+    tar.append_data(&mut header, "a\u{1b}[2J.png", &b"none"[..]).unwrap();
+    let mut bytes = tar.into_inner().unwrap();
+    std::fs::write(dir.path().join("set.tar"), &bytes).unwrap();
+    let (code, text) = images(dir.path(), &["list", "set.tar"]);
+    assert!(code == 5 && text.contains("a\\u{1b}[2J.png") && !text.contains('\u{1b}'), "{text:?}");
+    bytes[148..156].copy_from_slice(b"1\n\x1b[2J\n\0");
+    std::fs::write(dir.path().join("set.tar"), &bytes).unwrap();
+    let (code, text) = images(dir.path(), &["list", "set.tar"]);
+    assert!(code == 5 && text.lines().count() == 1 && !text.contains('\u{1b}'), "{text:?}");
+}
+
+#[test]
 fn an_lmdb_database_is_a_set_of_pictures_by_key() {
     let dir = tempfile::tempdir().unwrap();
     let path = database(dir.path());

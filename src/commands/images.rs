@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::images::align::{self, Landmarks};
 use crate::images::{Filter, Listed, Picture, Pictures, Rgb8, Shape, fit};
 use crate::record::store::{sha256_hex, write_atomic};
+use crate::weights::visible;
 use crate::{Error, Result};
 
 /// Sets of pictures: a folder, a .zip or .tar, an LMDB database (LSUN), parquet files (built with --features parquet).
@@ -108,9 +109,12 @@ fn list(set: &Path, out: Option<&Path>, faces: bool, landmarks: Option<&Path>) -
     for (picture, result) in pictures.list().iter().zip(&hashed) {
         match result {
             Ok(one) => {
-                lines += &format!("{}  {:>5}x{:<5}  {}\n", one.pixels_sha256, one.width, one.height, one.id);
+                lines += &format!("{}  {:>5}x{:<5}  {}\n", one.pixels_sha256, one.width, one.height, visible(&one.id));
                 if let Some(why) = faces.then(|| align::looks_unaligned(one.width, one.height, align::of(&landmarks, &one.id))).flatten() {
-                    eprintln!("warning: {}: {why}; a network trained on aligned faces does not fit it (see images align)", one.id);
+                    eprintln!(
+                        "warning: {}: {why}; a network trained on aligned faces does not fit it (see images align)",
+                        visible(&one.id)
+                    );
                 }
                 read.push(one);
             }
@@ -167,7 +171,7 @@ fn write(set: &Pictures, limit: usize, out: &Path, change: impl Fn(&Picture, Rgb
 fn inside(out: &Path, id: &str) -> Result<PathBuf> {
     let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', ':', '\0']);
     if !id.split('/').all(plain) {
-        return Err(Error::corrupt(format!("\"{}\" is no path inside a folder", crate::weights::visible(id))));
+        return Err(Error::corrupt(format!("\"{}\" is no path inside a folder", visible(id))));
     }
     Ok(out.join(format!("{id}.png")))
 }

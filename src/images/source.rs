@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::{Rgb8, decode, lmdb};
+use crate::weights::visible;
 use crate::{Error, Result};
 
 /// A picture file above this size is refused (no 8-bit picture within the pixel limit needs more).
@@ -132,12 +133,12 @@ impl Pictures {
 
     /// Where a picture is, for messages.
     pub fn place(&self, picture: &Picture) -> String {
-        self.origin.join(&picture.file).display().to_string()
+        visible(&self.origin.join(&picture.file).display().to_string())
     }
 
     /// The file's bytes.
     pub fn bytes(&self, picture: &Picture) -> Result<Vec<u8>> {
-        let fail = |e: std::io::Error| Error::corrupt(format!("{}: {e}", self.place(picture)));
+        let fail = |e: std::io::Error| Error::corrupt(format!("{}: {}", self.place(picture), visible(&e.to_string())));
         match (&picture.place, &self.archive) {
             (Place::File(path), _) => read_limited(File::open(path).map_err(fail)?).map_err(fail),
             (Place::Zip(index), Some(Archive::Zip(archive))) => {
@@ -179,8 +180,9 @@ impl Pictures {
     }
 }
 
+/// `what` may quote the archive, so it is shown without its control characters.
 fn refuse(path: &Path, what: &str) -> Error {
-    Error::corrupt(format!("{}: {what}", path.display()))
+    Error::corrupt(format!("{}: {}", path.display(), visible(what)))
 }
 
 fn read_limited(source: impl Read) -> std::io::Result<Vec<u8>> {
