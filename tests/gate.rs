@@ -54,6 +54,49 @@ fn reseeding_alone_does_not_fail() {
     assert!(open * 6 < all, "{open} of {all} comparisons of fresh seeds were inconclusive");
 }
 
+/// The real part of a record whose PSNR was recorded from true trainings of the mini profile (tests/gate/recorded.txt), on another
+/// machine than the golden scores, so that the band decides.
+fn recorded(seeds: &[u64]) -> Record {
+    let lines = include_str!("gate/recorded.txt").lines().filter(|l| !l.starts_with('#'));
+    let mut values = std::collections::BTreeMap::new();
+    for line in lines {
+        let mut words = line.split(' ');
+        let (arm, seed) = (words.next().unwrap().to_string(), words.next().unwrap().parse::<u64>().unwrap());
+        values.insert((arm, seed), words.map(|w| w.parse::<f64>().unwrap()).collect::<Vec<_>>());
+    }
+    let images = values.values().next().unwrap().len();
+    let mut record = sample(seeds, images, STEPS);
+    record.arms.retain(|a| !a.reference);
+    record.images.retain(|i| i.set == "real");
+    record.curves.clear();
+    record.scores.retain(|s| s.set == "real" && s.metric == "psnr@64" && values.contains_key(&(s.arm.clone(), s.seed)));
+    for s in &mut record.scores {
+        s.value = values[&(s.arm.clone(), s.seed)][s.image.parse::<usize>().unwrap()];
+    }
+    record
+}
+
+#[test]
+fn on_recorded_trainings_a_planted_loss_fails_and_reseeding_does_not() {
+    let golden = Golden::of(&[recorded(&[1, 2, 3])]).unwrap();
+    let elsewhere = |seeds: &[u64]| {
+        let mut record = recorded(seeds);
+        record.provenance.cpu = "another".into();
+        record
+    };
+    for seeds in [&[1][..], &[2], &[3], &[1, 2], &[1, 3], &[2, 3], &[1, 2, 3]] {
+        let check = check(&golden, &[elsewhere(seeds)]).unwrap();
+        assert!(matches!(check.verdict(), Verdict::Pass | Verdict::Improved), "seeds {seeds:?}: {}", verdicts::terminal(&check));
+        assert!(check.cells.iter().all(|c| !c.reason.contains("same seed")), "the band was to decide");
+    }
+    for arm in ["z", "w_half", "w", "w_zn", "w_zn_zc"] {
+        let check = check(&golden, &[planted(elsewhere(&[1, 2, 3]), arm, 0.3)]).unwrap();
+        assert_eq!(verdicts_of(&check, arm), [Verdict::Fail], "{}", verdicts::terminal(&check));
+        let failed: Vec<&str> = check.cells.iter().filter(|c| c.verdict == Verdict::Fail).map(|c| c.arm.name.as_str()).collect();
+        assert_eq!(failed, [arm]);
+    }
+}
+
 #[test]
 fn the_same_run_again_is_equal_and_another_machine_is_judged_by_the_band() {
     let golden = golden();

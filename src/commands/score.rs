@@ -111,6 +111,13 @@ fn measures() -> String {
     all.map(|(name, about, higher)| format!("{name:<16} {about}; {}\n", direction(higher))).collect()
 }
 
+/// Where a name of the field stands for several measures: which there are.
+fn ambiguous(name: &str) -> Option<Error> {
+    let all = METRICS.iter().map(|m| m.name.to_string()).chain(SetMetric::all().map(SetMetric::name));
+    let meant: Vec<String> = all.filter(|full| full.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))).collect();
+    (!meant.is_empty()).then(|| Error::usage(format!("{name} is several measures with different values: choose {}", meant.join(", "))))
+}
+
 fn chosen(args: &Args) -> Result<(Vec<Metric>, Vec<SetMetric>)> {
     let (mut metrics, mut set_metrics) = (Vec::<Metric>::new(), Vec::new());
     for name in &args.metrics {
@@ -123,7 +130,7 @@ fn chosen(args: &Args) -> Result<(Vec<Metric>, Vec<SetMetric>)> {
             continue;
         }
         let full = if name.contains('@') { name.clone() } else { format!("{name}@{}", args.size) };
-        let metric = metrics::by_name(&full)?;
+        let metric = metrics::by_name(&full).map_err(|e| ambiguous(name).unwrap_or(e))?;
         if metrics.iter().any(|m| m.name() == metric.name()) {
             return twice();
         }

@@ -32,7 +32,7 @@ pub use kid::kid;
 pub use mse::{mse, squared_error};
 pub use psnr::{of_mse, psnr};
 pub use singular_values::singular_values;
-pub use ssim_gauss_wang::ssim_gauss_wang;
+pub use ssim_gauss_wang::{ssim_gauss_sample, ssim_gauss_wang};
 pub use ssim_training::{Range, ssim_training};
 pub use ssim_uniform7::ssim_uniform7;
 
@@ -100,6 +100,16 @@ pub const METRICS: &[Info] = &[
         digits: 3,
         about: "SSIM of Wang et al. 2004, Gaussian window of 11 taps, population covariance, borders left out, per RGB channel",
         compute: pixels(ssim_gauss_wang, ssim_gauss_wang::WINDOW),
+    },
+    Info {
+        name: "ssim-gauss-sample",
+        title: "SSIM (Gaussian)",
+        higher_is_better: true,
+        identical: 1.0,
+        unit: "",
+        digits: 3,
+        about: "as ssim-gauss-wang, but with the sample covariance (scikit-image's gaussian_weights=True without more): not Wang's",
+        compute: pixels(ssim_gauss_sample, ssim_gauss_wang::WINDOW),
     },
     Info {
         name: "ssim-training",

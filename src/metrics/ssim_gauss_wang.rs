@@ -1,6 +1,7 @@
 //! SSIM of Wang et al. 2004: Gaussian window of sigma 1.5 and 11 taps, population covariance, the 5 border pixels left
 //! out, each RGB channel on its own. scikit-image calls it `structural_similarity(gaussian_weights=True, sigma=1.5,
-//! use_sample_covariance=False, data_range=255, channel_axis=2)`; `gaussian_weights=True` alone is another metric.
+//! use_sample_covariance=False, data_range=255, channel_axis=2)`. `gaussian_weights=True` alone keeps the sample covariance (factor
+//! 121/120): another metric, [`ssim_gauss_sample`], for tables that were made so.
 
 use super::lanes;
 use crate::images::Rgb8;
@@ -18,14 +19,24 @@ pub fn taps() -> [f64; HALF] {
 
 /// Mean of the SSIM map over positions and channels. Needs both sides of the (equally large) images to be 11 at least.
 pub fn ssim_gauss_wang(a: &Rgb8, b: &Rgb8) -> f64 {
+    mean(a, b, 1.0)
+}
+
+/// The same with the sample covariance of the window's 121 pixels: scikit-image's `gaussian_weights=True` without more.
+pub fn ssim_gauss_sample(a: &Rgb8, b: &Rgb8) -> f64 {
+    let n = (WINDOW * WINDOW) as f64;
+    mean(a, b, n / (n - 1.0))
+}
+
+fn mean(a: &Rgb8, b: &Rgb8, covariance: f64) -> f64 {
     let (w, h) = (a.width(), a.height());
     let positions = 3 * (w - WINDOW + 1) * (h - WINDOW + 1);
-    lanes::dispatch!(total(a.data(), b.data(), w, h)) / positions as f64
+    lanes::dispatch!(total(a.data(), b.data(), w, h, covariance)) / positions as f64
 }
 
 lanes::versions! {
-    /// The sum of the map.
-    fn total(a: &[u8], b: &[u8], w: usize, h: usize) -> f64 {
+    /// The sum of the map; variances and covariances are multiplied by `covariance`.
+    fn total(a: &[u8], b: &[u8], w: usize, h: usize, covariance: f64) -> f64 {
         let taps = taps();
         let row = 3 * w;
         let out = row - 3 * (WINDOW - 1);
@@ -46,7 +57,7 @@ lanes::versions! {
             for (mean, column) in means.chunks_exact_mut(out).zip(columns.chunks_exact(row)) {
                 fold(std::array::from_fn(|k| &column[3 * k..3 * k + out]), &taps, mean);
             }
-            map(&means, &mut values);
+            map(&means, covariance, &mut values);
             total += lanes::sum(&values);
         }
         total
@@ -82,7 +93,7 @@ fn fold(lines: [&[f64]; WINDOW], taps: &[f64; HALF], out: &mut [f64]) {
 }
 
 #[inline(always)]
-fn map(means: &[f64], values: &mut [f64]) {
+fn map(means: &[f64], covariance: f64, values: &mut [f64]) {
     let (c1, c2) = ((0.01f64 * 255.0).powi(2), (0.03f64 * 255.0).powi(2));
     let n = values.len();
     let (a, b, p, q) = (&means[..n], &means[n..2 * n], &means[2 * n..3 * n], &means[3 * n..4 * n]);
@@ -90,7 +101,7 @@ fn map(means: &[f64], values: &mut [f64]) {
         let cross = a[i] * b[i];
         let squares = a[i] * a[i] + b[i] * b[i];
         let luminance = (2.0 * cross + c1, squares + c1);
-        let structure = (2.0 * (q[i] - cross) + c2, (p[i] - squares) + c2);
+        let structure = (2.0 * covariance * (q[i] - cross) + c2, covariance * (p[i] - squares) + c2);
         values[i] = (luminance.0 * structure.0) / (luminance.1 * structure.1);
     }
 }

@@ -4,6 +4,7 @@
 use candle_core::{Result, Tensor};
 
 use super::vgg16::{Vgg16, scale_input};
+use crate::images::Resample;
 use crate::ops;
 use crate::params::{Init, Params};
 
@@ -37,6 +38,28 @@ impl Lpips {
         let mut sum = layers[0].clone();
         for layer in &layers[1..] {
             sum = (sum + layer)?;
+        }
+        Ok(sum)
+    }
+
+    /// Where two images differ: `[n, 1, H, W]`, every tap's map brought to the images' size (bilinear, half-pixel centres) and summed, as
+    /// the package's `spatial=True`. Its mean is near the distance, not equal to it.
+    pub fn map(&self, vgg: &Vgg16, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        let (n, _, height, width) = a.dims4()?;
+        let mut sum = Tensor::zeros((n, 1, height, width), a.dtype(), a.device())?;
+        let (a, b) = (vgg.taps(&scale_input(a)?)?, vgg.taps(&scale_input(b)?)?);
+        for (i, (a, b)) in a.iter().zip(&b).enumerate() {
+            let d = (ops::unit_normalize(a, 1e-10)? - ops::unit_normalize(b, 1e-10)?)?.sqr()?;
+            let d = match &self.heads {
+                Some(heads) => ops::conv2d(&d, &heads[i], None, 1, 0)?,
+                None => d.sum_keepdim(1)?,
+            };
+            let (_, _, h, w) = d.dims4()?;
+            let matrix = |from: usize, to: usize| {
+                Tensor::from_vec(Resample::TorchBilinear { align_corners: false }.matrix(from, to), (to, from), d.device())?
+                    .to_dtype(d.dtype())
+            };
+            sum = (sum + ops::matmul_resize(&d, &matrix(h, height)?, &matrix(w, width)?)?)?;
         }
         Ok(sum)
     }

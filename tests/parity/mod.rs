@@ -8,6 +8,7 @@ mod generators;
 mod harness;
 mod metrics;
 mod networks;
+mod other_packages;
 mod r1;
 mod recipe;
 mod stats;

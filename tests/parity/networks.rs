@@ -126,6 +126,22 @@ fn frechet(o: &mut Outcome, f: &Fixture) -> Result<(), Error> {
             o.number("from the covariance, to itself", name, distance, 0.0, 1e-6 * traces)?;
         }
         let got = metrics::frechet_distance(&a, &b)?;
+        let means: f64 = a.mean.iter().zip(&b.mean).map(|(x, y)| (x - y).powi(2)).sum();
+        // What scipy's square root did on the way (sqrtm_*, its warnings, sqrtm_real) and torch-fidelity's f32 mean (mu_f32_maxdiff) are
+        // measurements of those packages: no square root is taken here, and means are f64.
+        for (kind, value, key, tolerance) in [
+            ("term of the means", means, "mean_term", 1e-12 * means.max(1.0)),
+            ("trace", a.trace(), "trace_x", 1e-12 * traces.max(1.0)),
+            ("trace", b.trace(), "trace_y", 1e-12 * traces.max(1.0)),
+            ("trace of the root", (means + traces - got) / 2.0, "tr_sqrt_svd", 1e-9 * traces + 1e-9),
+            ("trace of the root", (means + traces - got) / 2.0, "mpmath_tr_sqrt", 1e-9 * traces + 1e-9),
+            ("trace of the root", (means + traces - got) / 2.0, "tr_sqrt_eigh", 1e-6 * traces + 1e-9),
+            ("symmetric eigenvalues", got, "eigh_symmetric", 1e-6 * traces + 1e-9),
+        ] {
+            if let Some(want) = expected[key].as_f64() {
+                o.number(kind, name, value, want, tolerance)?;
+            }
+        }
         for (kind, key, tolerance) in [
             ("svd", "svd_of_features", 1e-9 * traces + 1e-9),
             ("mpmath", "mpmath_fid", 1e-9 * traces + 1e-9),
@@ -149,6 +165,7 @@ fn frechet(o: &mut Outcome, f: &Fixture) -> Result<(), Error> {
 /// Gradients of the training objective's SSIM; values of the metrics on the same pictures.
 fn gradients(o: &mut Outcome, f: &Fixture) -> Result<(), Error> {
     let t = load(f, &f.file)?;
+    batched(o, &t)?;
     for name in ["chelsea17x23", "astronaut32"] {
         if !t.contains_key(&format!("{name}/ssim_grad_y_f32")) {
             continue;
@@ -160,6 +177,10 @@ fn gradients(o: &mut Outcome, f: &Fixture) -> Result<(), Error> {
         o.number("MSE", name, metrics::mse(&a, &b) / (127.5 * 127.5), want("mse_f32")?, 1e-6)?;
         let x = &t[&format!("{name}/x_pm1_f32")];
         o.relative("quantiser's inverse", name, &signed(&a, DType::F32)?, x, 0.0)?;
+        o.number("SSIM", name, metrics::ssim_training(&a, &b, metrics::Range::Signed), want("ssim_f64")?, 1e-10)?;
+        o.number("cosine", name, metrics::cosine(&a, &b), want("cos_f64")?, 1e-12)?;
+        o.number("MSE", name, metrics::mse(&a, &b) / (127.5 * 127.5), want("mse_f64")?, 1e-12)?;
+        other_gradients(o, name, &t, &a, &b)?;
         let y = Var::from_tensor(&t[&format!("{name}/y_pm1_f32")])?;
         let value = objective::ssim(objective::SsimKind::ZeroPad, x, y.as_tensor(), 1.0)?;
         let grads = value.backward()?;
@@ -167,6 +188,47 @@ fn gradients(o: &mut Outcome, f: &Fixture) -> Result<(), Error> {
         o.relative("SSIM gradient", name, got, &t[&format!("{name}/ssim_grad_y_f32")], 2e-4)?;
     }
     Ok(())
+}
+
+/// Gradients of the objective's MSE and cosine in f32 and f64, and of its SSIM in f64. The released window is rounded to f32 (its sum is
+/// 1 - 7e-8) and the objective's is not, which the f64 tolerance allows for.
+fn other_gradients(o: &mut Outcome, name: &str, t: &Tensors, a: &Rgb8, b: &Rgb8) -> Result<(), Error> {
+    for (dtype, kind, tolerance) in [(DType::F32, "f32", 1e-6), (DType::F64, "f64", 1e-10)] {
+        let (x, y) = (signed(a, DType::F32)?.to_dtype(dtype)?, Var::from_tensor(&exact(b, dtype)?)?);
+        let x = if dtype == DType::F64 { exact(a, dtype)? } else { x };
+        let distance = objective::vectors::distance(objective::Distance::Mse, &x, y.as_tensor())?;
+        // The objective takes 1 - cosine.
+        let cosine = objective::vectors::cosine(objective::Cosine::Batch, &x, y.as_tensor())?.affine(-1.0, 1.0)?;
+        let ssim = objective::ssim(objective::SsimKind::ZeroPad, &x, y.as_tensor(), 1.0)?;
+        for (what, value, tolerance) in
+            [("mse", distance, tolerance), ("cos", cosine, tolerance * 10.0), ("ssim", ssim, if dtype == DType::F64 { 1e-5 } else { 2e-4 })]
+        {
+            if let Some(want) = t.get(&format!("{name}/{what}_grad_y_{kind}")) {
+                let grads = value.backward()?;
+                let got = grads.get(y.as_tensor()).ok_or("no gradient")?;
+                o.relative("gradients of MSE, cosine and SSIM", &format!("{name}/{what}_{kind}"), got, want, tolerance)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// value / 127.5 - 1 in this dtype; [`signed`] computes it in f32.
+fn exact(image: &Rgb8, dtype: DType) -> Result<Tensor, Error> {
+    let hwc = Tensor::from_slice(image.data(), (1, image.height(), image.width(), 3), &Device::Cpu)?;
+    Ok(hwc.permute((0, 3, 1, 2))?.contiguous()?.to_dtype(dtype)?.affine(1.0 / 127.5, -1.0)?)
+}
+
+/// The SSIM of each picture of a batch, and their mean.
+fn batched(o: &mut Outcome, t: &Tensors) -> Result<(), Error> {
+    let (Some(x), Some(y)) = (t.get("batch2/x_u8"), t.get("batch2/y_u8")) else { return Ok(()) };
+    let each = (0..x.dim(0)?).map(|i| Ok(metrics::ssim_training(&rgb(&x.get(i)?)?, &rgb(&y.get(i)?)?, metrics::Range::Signed)));
+    let each = each.collect::<Result<Vec<f64>, Error>>()?;
+    for (got, want) in each.iter().zip(t["batch2/ssim_each_f32"].to_vec1::<f32>()?) {
+        o.number("SSIM", "batch2", *got, f64::from(want), 5e-5)?;
+    }
+    let mean = each.iter().sum::<f64>() / each.len() as f64;
+    o.number("SSIM", "batch2", mean, scalar(&t["batch2/ssim_mean_f32"])?, 5e-5)
 }
 
 /// What the narrow LPIPS network of the fixtures sees. Its scaling layer was filled with pseudo-random numbers together with the weights
@@ -192,6 +254,17 @@ fn narrow_lpips(f: &Fixture, dtype: DType) -> Result<(Vgg16, Lpips), Error> {
 fn lpips_narrow(o: &mut Outcome, f: &Fixture) -> Result<(), Error> {
     let t = load(f, &f.file)?;
     let small = load(f, "images/pairs_small_u8.safetensors")?;
+    for name in ["chelsea33x47_jpeg50", "rocket16_noise10", "astronaut64_noise50"] {
+        if let Some(want) = t.get(&format!("{name}/space_loss")) {
+            space_loss(o, f, name, want, &t[&format!("{name}/space_loss_grad_y")])?;
+        }
+        if let Some(want) = t.get(&format!("{name}/spatial_map")) {
+            let (a, b) = pair(f, &small, name)?.ok_or("the pair is not here")?;
+            let (vgg, lpips) = narrow_lpips(f, DType::F32)?;
+            let got = lpips.map(&vgg, &as_narrow(&signed(&a, DType::F32)?)?, &as_narrow(&signed(&b, DType::F32)?)?)?;
+            o.relative("LPIPS map", name, &got, want, 2e-5)?;
+        }
+    }
     for name in ["chelsea33x47_jpeg50", "rocket16_noise10"] {
         let (a, b) = pair(f, &small, name)?.ok_or("the pair is not here")?;
         for (dtype, kind, relative, of_gradient) in [(DType::F32, "f32", 2e-5, 1e-4), (DType::F64, "f64", 1e-6, 5e-6)] {
@@ -214,6 +287,55 @@ fn lpips_narrow(o: &mut Outcome, f: &Fixture) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The released training loss, 5 MSE + KL + 3 (1 - cosine) + (1 - SSIM) + 2 LPIPS, its parts and its gradient.
+fn space_loss(o: &mut Outcome, f: &Fixture, name: &str, want: &Tensor, gradient: &Tensor) -> Result<(), Error> {
+    let (a, b) = pair(f, &load(f, "images/pairs_small_u8.safetensors")?, name)?.ok_or("the pair is not here")?;
+    let (vgg, lpips) = narrow_lpips(f, DType::F32)?;
+    let (x, y) = (signed(&a, DType::F32)?, Var::from_tensor(&signed(&b, DType::F32)?)?);
+    let recipe = objective::Recipe::released();
+    let mut terms = Vec::new();
+    objective::vector_terms(&recipe, &mut terms, objective::Group::Image, "x", 1.0, &x, y.as_tensor())?;
+    let mut parts: Vec<(f64, Tensor)> = terms.into_iter().map(|t| (t.weight, t.value)).collect();
+    parts.push((recipe.weights.ssim, objective::ssim(recipe.terms.ssim, &x, y.as_tensor(), 2.0)?.affine(-1.0, 1.0)?));
+    // The narrow network's own scaling stands before its LPIPS; the objective itself would feed it the picture as it is.
+    let distance = lpips.distance(&vgg, &as_narrow(&x)?, &as_narrow(y.as_tensor())?)?.mean_all()?;
+    parts.push((recipe.weights.perceptual, distance));
+    let stated = &json(f, "nets/lpips.json")?["reduced_div8"][name]["space_loss_terms"];
+    for (key, (_, value)) in ["mse", "one_minus_cos", "kl", "one_minus_ssim", "lpips"].into_iter().zip(&parts) {
+        if let Some(want) = stated[key].as_f64() {
+            o.number("terms of the training loss", key, scalar(value)?, want, 2e-5 * want + 2e-6)?;
+        }
+    }
+    let mut sum = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+    for (weight, value) in &parts {
+        sum = (sum + value.affine(*weight, 0.0)?)?;
+    }
+    o.number("training loss", name, scalar(&sum)?, scalar(want)?, 2e-5 * scalar(want)?)?;
+    let grads = sum.backward()?;
+    o.relative("gradient of the training loss", name, grads.get(y.as_tensor()).ok_or("no gradient")?, gradient, 2e-4)
+}
+
+/// The values of the narrow network before the last ReLU of every block, which the library does not keep.
+fn before_relu(f: &Fixture, x: &Tensor) -> Result<Vec<Tensor>, Error> {
+    let t = load(f, "nets/lpips_vgg_div8_weights.safetensors")?;
+    let (mut x, mut at, mut out) = (vgg16::scale_input(x)?, 0, Vec::new());
+    for (block, depth) in [2, 2, 3, 3, 3].into_iter().enumerate() {
+        if block > 0 {
+            x = mtv_bench::ops::max_pool2(&x)?;
+            at += 1;
+        }
+        for layer in 0..depth {
+            let y = mtv_bench::ops::conv2d(&x, &t[&format!("features.{at}.weight")], Some(&t[&format!("features.{at}.bias")]), 1, 1)?;
+            x = mtv_bench::ops::relu(&y)?;
+            if layer + 1 == depth {
+                out.push(y);
+            }
+            at += 2;
+        }
+    }
+    Ok(out)
 }
 
 fn full_lpips(f: &Fixture) -> Result<(Vgg16, Lpips), Error> {
@@ -239,6 +361,11 @@ fn full_lpips(f: &Fixture) -> Result<(Vgg16, Lpips), Error> {
 
 fn lpips_values(o: &mut Outcome, f: &Fixture) -> Result<(), Error> {
     let values = json(f, &f.file)?;
+    for (name, check) in values["full_vgg16_weight_checks"].as_object().into_iter().flatten() {
+        let shape: Vec<usize> = check["shape"].as_array().into_iter().flatten().filter_map(Value::as_u64).map(|v| v as usize).collect();
+        let want = check["sum_f64"].as_f64().ok_or("no sum")?;
+        o.number("drawn weights, sum", name, scalar(&drawn(name, &shape)?)?, want, 1e-9 * want.abs().max(1.0))?;
+    }
     let small = load(f, "images/pairs_small_u8.safetensors")?;
     for (group, kind, (vgg, lpips)) in
         [("reduced_div8", "narrow", narrow_lpips(f, DType::F32)?), ("full_vgg16", "full width", full_lpips(f)?)]
@@ -249,10 +376,13 @@ fn lpips_values(o: &mut Outcome, f: &Fixture) -> Result<(), Error> {
             if kind == "narrow" {
                 (x, y) = (as_narrow(&x)?, as_narrow(&y)?);
             }
+            let raw = if kind == "narrow" { Some((before_relu(f, &x)?, before_relu(f, &y)?)) } else { None };
             let (x, y) = (vgg.taps(&vgg16::scale_input(&x)?)?, vgg.taps(&vgg16::scale_input(&y)?)?);
             let number = |v: &Value| v.as_f64().ok_or("not a number");
             let total = number(&want["lpips"])?;
             o.number(kind, name, scalar(&lpips.between(&x, &y)?)?, total, 2e-5 * total + 1e-7)?;
+            // The package's other input range, [0, 1] with normalize=True: the typed image has one range, and the value is the same.
+            o.number(kind, name, scalar(&lpips.between(&x, &y)?)?, number(&want["lpips_normalize_true"])?, 2e-5 * total + 1e-7)?;
             let layers = |key: &str| -> Result<Vec<f64>, Error> {
                 Ok(want[key].as_array().ok_or("no layers")?.iter().filter_map(Value::as_f64).collect())
             };
@@ -264,6 +394,14 @@ fn lpips_values(o: &mut Outcome, f: &Fixture) -> Result<(), Error> {
             }
             for (got, want) in objective::feature_mse_layers(&x, &y)?.into_iter().zip(layers("feat_mse_post_relu")?) {
                 o.number("feature MSE", name, got, want, 1e-4 * want + 1e-12)?;
+            }
+            if let Some((x, y)) = raw {
+                for (got, want) in objective::feature_mse_layers(&x, &y)?.into_iter().zip(layers("feat_mse_pre_relu")?) {
+                    o.number("feature MSE before the ReLU", name, got, want, 1e-4 * want + 1e-12)?;
+                }
+            }
+            for (x, want) in x.iter().zip(layers("feat_mean_abs")?) {
+                o.number("mean feature", name, scalar(&x.abs()?.to_dtype(DType::F64)?.mean_all()?)?, want, 1e-5 * want)?;
             }
         }
     }
@@ -289,9 +427,11 @@ fn l2(got: &Tensor, want: &Tensor) -> Result<f64, Error> {
 
 fn features(o: &mut Outcome, f: &Fixture, net: &Inception, t: &Tensors) -> Result<(), Error> {
     let small = load(f, "images/pairs_small_u8.safetensors")?;
+    let stated = json(f, "nets/fid_inception.json")?;
     let pairs: std::collections::BTreeSet<&str> = t.keys().filter_map(|k| k.split('/').next()).collect();
     for name in pairs.into_iter().filter(|n| t.contains_key(&format!("{n}/clean_fid/2048"))) {
         let a = image(f, &small, name, "a")?.ok_or("the picture is not here")?;
+        let mut first: Option<Tensor> = None;
         for (way, folder, keys) in [
             (Preprocessing::PytorchFid, "pytorch_fid", ["block0", "block1", "block2", "block3", "", ""]),
             (Preprocessing::TorchFidelity, "torch_fidelity", ["64", "192", "768", "2048", "logits_unbiased", "logits"]),
@@ -299,6 +439,17 @@ fn features(o: &mut Outcome, f: &Fixture, net: &Inception, t: &Tensors) -> Resul
         ] {
             let x = way.apply(&a, &Device::Cpu)?.unsqueeze(0)?;
             let taps = net.taps(&x)?;
+            if let Some(first) = &first {
+                // How far the preprocessings move the features.
+                let key =
+                    if way == Preprocessing::CleanFid { "rel_l2_cleanfid_vs_pytorch_fid" } else { "rel_l2_torch_fidelity_vs_pytorch_fid" };
+                let group = if net.width() == 2048 { "full_prng" } else { "div8" };
+                if let Some(want) = stated[group][name][key].as_f64() {
+                    o.number("distance between preprocessings", name, l2(&taps.pool3, first)?, want, 1e-4)?;
+                }
+            } else {
+                first = Some(taps.pool3.clone());
+            }
             let got = [&taps.pool1, &taps.pool2, &taps.mixed_6e, &taps.pool3, &taps.logits_unbiased, &taps.logits];
             for (key, got) in keys.iter().zip(got).filter(|(k, _)| !k.is_empty()) {
                 let key = format!("{name}/{folder}/{key}");
@@ -364,6 +515,17 @@ fn full_inception(f: &Fixture) -> Result<&'static Tensors, Error> {
 }
 
 fn inception_weights(o: &mut Outcome, f: &Fixture) -> Result<(), Error> {
+    // Every tensor of the published file is drawn (and used: reading the network ends with `finish`), but for the counters of the norms.
+    let listed = json(f, &f.file)?;
+    let names = listed["full_state_dict_keys"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let names: Vec<&str> = names.filter(|n| !n.ends_with("num_batches_tracked")).collect();
+    let mut drawn_names: Vec<&str> = full_inception(f)?.keys().map(String::as_str).collect();
+    let mut sorted = names.clone();
+    (sorted.sort_unstable(), drawn_names.sort_unstable());
+    o.equal("names of the published file", "state dict", drawn_names, sorted)?;
+    let trained = full_inception(f)?.iter().filter(|(n, _)| !n.contains("running_"));
+    let count: usize = trained.map(|(_, t)| t.elem_count()).sum();
+    o.equal("number of parameters", "state dict", Some(count as u64), listed["full_param_count"].as_u64())?;
     for (name, check) in json(f, &f.file)?["full_weight_checks"].as_object().ok_or("no weights")? {
         let tensor = &full_inception(f)?[name];
         let want = check["sum_f64"].as_f64().ok_or("no sum")?;
@@ -396,6 +558,8 @@ fn paper_script(o: &mut Outcome, f: &Fixture) -> Result<(), Error> {
             o.equal("resized pixels", name, image.sha256(), want[key].as_str().unwrap_or_default().to_string())?;
         }
         o.number("PSNR", name, score("psnr@512")?, wanted("psnr")?, 1e-10)?;
+        o.number("PSNR", name, score("psnr@512")?, wanted("psnr_f64")?, 1e-10)?;
+        o.number("SSIM in f32", name, score("ssim-uniform7@512")?, wanted("ssim_f32")?, 5e-6)?;
         o.number("SSIM", name, score("ssim-uniform7@512")?, wanted("ssim_f64")?, 1e-10)?;
         o.number("MSE", name, score("mse@512")?, wanted("mse")?, 1e-6 * wanted("mse")?)?;
         o.number("cosine", name, score("cosine@512")?, wanted("cos")?, 2e-5)?;

@@ -205,7 +205,7 @@ impl Report<'_> {
     /// Everything that was left out, on stderr; an error where that makes the result incomplete.
     fn verdict(&self, allow_unmatched: bool) -> Result<()> {
         if let Some(pairs) = self.pairs.filter(|p| p.others > 0) {
-            eprintln!("{} files that are no pictures were left alone", pairs.others);
+            eprintln!("{} left alone: no pictures by their names", count(pairs.others, "file"));
         }
         for (side, alone) in ["first", "second"].into_iter().zip(self.unmatched()) {
             if !alone.is_empty() {
@@ -224,16 +224,21 @@ impl Report<'_> {
         }
         let unmatched: usize = self.unmatched().iter().map(|alone| alone.len()).sum();
         if let Some(&kind) = kinds.first() {
-            return Err(Error::new(kind, format!("{} pairs or pictures could not be scored (named above)", kinds.len())));
+            return Err(Error::new(kind, format!("{} could not be scored (named above)", count(kinds.len(), "pair or picture"))));
         }
         if unmatched > 0 && !allow_unmatched {
             return Err(Error::new(
                 Kind::Incomparable,
-                format!("{unmatched} pictures have no partner (named above); with --allow-unmatched that is no error"),
+                format!("{} without a partner (named above); with --allow-unmatched that is no error", count(unmatched, "picture")),
             ));
         }
         Ok(())
     }
+}
+
+/// "1 file", "2 files"; "pairs or pictures".
+fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {}s", what.replace(" or ", "s or ")) }
 }
 
 fn some(names: &[String]) -> String {
