@@ -15,6 +15,7 @@ mod new_gan;
 mod ops;
 mod parity;
 mod sandbox;
+mod score;
 mod specs;
 mod statistics;
 mod tables;

@@ -130,14 +130,17 @@ def main():
                     mine, peer = {}, {}
                     for n, folders in sets.items():
                         mine[n] = timed(ours(*folders, "--metrics", metric, "--format", "json", "--json", at("mine.json")), env, tmp)
-                        peer[n] = timed([sys.executable, os.path.join(HERE, "networks.py"), what, *folders, at("peer.csv"), tmp, threads], dict(env, OMP_NUM_THREADS=threads), tmp)
+                        task = "lpips" if what == "lpips" else "features"
+                        peer[n] = timed([sys.executable, os.path.join(HERE, "networks.py"), task, *folders, at("peer.csv"), tmp, threads], dict(env, OMP_NUM_THREADS=threads), tmp)
                     rounds.append([difference(mine, None), difference(peer, None)])
-                label = f"LPIPS (VGG16) of {many - few} pairs of 256x256; peer lpips" if what == "lpips" else f"FID features of {2 * (many - few)} pictures of 256x256; peer pytorch-fid"
+                if what == "fid":
+                    timed([sys.executable, os.path.join(HERE, "networks.py"), what, *sets[many], at("peer.csv"), tmp, threads], env, tmp)
+                label = f"LPIPS (VGG16) of {many - few} pairs of 256x256; peer lpips" if what == "lpips" else f"FID features of {2 * (many - few)} pictures of 256x256, with mean and covariance; peer pytorch-fid (without the distance)"
                 lines.append(row(label, rounds, agreement(what, at("mine.json"), at("peer.csv"))))
         if "memory" in parts:
             lines += ["", "Peak memory of `mtv-bench score` (the five pixel metrics, pictures of 128x128, so that 10,000 pairs take little time):", ""]
             small = make(at_folder(tmp, "small"), args.pictures, 20, 128)
-            for n in (100, 10000):
+            for n in (100, 1000, 10000):
                 folders = some(small, n, at(f"m{n}"))
                 start = time.perf_counter()
                 lines.append(f"- {n} pairs: {peak(ours(*folders, '--metrics', WANG), env, tmp):.1f} MiB, {time.perf_counter() - start:.1f} s")

@@ -1,7 +1,7 @@
 """LPIPS by the `lpips` package and the FID features by `pytorch-fid`: PNG files to a CSV table, on the CPU, with given weights.
 
 usage: networks.py weights FOLDER                          (draws weights; writes them for both programs, with cards for mtv-bench)
-       networks.py lpips|fid DIR_A DIR_B OUT.csv WEIGHTS THREADS
+       networks.py lpips|features|fid DIR_A DIR_B OUT.csv WEIGHTS THREADS
 """
 
 import csv
@@ -27,19 +27,13 @@ def inception(state=None):
     """pytorch-fid's network, its download replaced by `state`."""
     import pytorch_fid.inception as fid
 
-    made = {}
-
-    def given(*_, **__):
-        raise_later = made.get("state")
-        return raise_later
-
     if state is None:
         real = fid._inception_v3
         fid._inception_v3 = lambda *a, **k: real(*a, **{**k, "init_weights": False, "weights": None})
         holder = torch.nn.Module.load_state_dict
         torch.nn.Module.load_state_dict = lambda self, *_a, **_k: None
         try:
-            fid.load_state_dict_from_url = given
+            fid.load_state_dict_from_url = lambda *_, **__: None
             return fid.fid_inception_v3()
         finally:
             torch.nn.Module.load_state_dict = holder
@@ -133,12 +127,12 @@ def lpips_rows(dir_a, dir_b, folder):
             yield [os.path.splitext(n)[0], float(net(load(os.path.join(dir_a, n)), load(os.path.join(dir_b, n))))]
 
 
-def fid_rows(dir_a, dir_b, folder):
+def fid_rows(dir_a, dir_b, folder, distance=True):
     from pytorch_fid import fid_score
 
     model = inception(torch.load(os.path.join(folder, "inception_fid.pt")))
     moments = [fid_score.compute_statistics_of_path(d, model, 8, 2048, "cpu", num_workers=0) for d in (dir_a, dir_b)]
-    yield ["fid", float(fid_score.calculate_frechet_distance(*moments[0], *moments[1]))]
+    yield ["fid", distance and float(fid_score.calculate_frechet_distance(*moments[0], *moments[1]))]
 
 
 def main():
@@ -146,7 +140,7 @@ def main():
         return weights(sys.argv[2])
     what, dir_a, dir_b, out, folder, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    rows = list((lpips_rows if what == "lpips" else fid_rows)(dir_a, dir_b, folder))
+    rows = list(lpips_rows(dir_a, dir_b, folder) if what == "lpips" else fid_rows(dir_a, dir_b, folder, what == "fid"))
     with open(out, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["name", what])
