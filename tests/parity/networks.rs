@@ -521,7 +521,8 @@ fn inception_weights(o: &mut Outcome, f: &Fixture) -> Result<(), Error> {
     let names: Vec<&str> = names.filter(|n| !n.ends_with("num_batches_tracked")).collect();
     let mut drawn_names: Vec<&str> = full_inception(f)?.keys().map(String::as_str).collect();
     let mut sorted = names.clone();
-    (sorted.sort_unstable(), drawn_names.sort_unstable());
+    sorted.sort_unstable();
+    drawn_names.sort_unstable();
     o.equal("names of the published file", "state dict", drawn_names, sorted)?;
     let trained = full_inception(f)?.iter().filter(|(n, _)| !n.contains("running_"));
     let count: usize = trained.map(|(_, t)| t.elem_count()).sum();
