@@ -11,7 +11,7 @@ use crate::sandbox::{Output, Sandbox};
 
 fn picture(side: usize, seed: u64, noise: f32) -> Vec<u8> {
     let values = Stream::new(seed, "score/noise").normal(3 * side * side, &Device::Cpu).unwrap().to_vec1::<f32>().unwrap();
-    let at = |i: usize, v: f32| 60.0 + (i / 3 % side) as f32 + 2.0 * (i / (3 * side)) as f32 + noise * v;
+    let at = |i: usize, v: f32| 50.0 + 8.0 * seed as f32 + 2.0 * noise + (i / 3 % side) as f32 + 2.0 * (i / (3 * side)) as f32 + noise * v;
     let data = values.iter().enumerate().map(|(i, v)| at(i, *v).clamp(0.0, 255.0) as u8).collect();
     Rgb8::new(side, side, data).unwrap().to_png().unwrap()
 }
@@ -96,7 +96,9 @@ fn small_inception(sandbox: &Sandbox) {
             let n = shape.iter().product::<usize>();
             Stream::new(3, &format!("{name}.{what}")).normal(n, &Device::Cpu).unwrap().reshape(shape).unwrap()
         };
-        let weight = draw("w", &[2, input, kh, kw]).affine((2.0 / (input * kh * kw) as f64).sqrt(), 0.0).unwrap();
+        // Means of the inputs with positive weights: no channel of so few dies, and brighter pictures have larger features.
+        let gain = if input == 3 { 12.0 } else { 1.25 };
+        let weight = draw("w", &[2, input, kh, kw]).abs().unwrap().affine(gain / (input * kh * kw) as f64, 0.0).unwrap();
         tensors.insert(format!("{name}.conv.weight"), weight);
         for (key, value) in [("weight", 1.0f32), ("bias", 0.1), ("running_mean", 0.0), ("running_var", 1.0)] {
             tensors.insert(format!("{name}.bn.{key}"), Tensor::full(value, 2, &Device::Cpu).unwrap());
