@@ -260,7 +260,7 @@ impl Plan {
             let from = match &card.source {
                 Source::Embedded(_) => "built in",
                 Source::Seeded(_) => "drawn from a seed",
-                Source::Hub(_) | Source::Url(_) => "downloaded",
+                Source::Hub(_) | Source::Url(_) => "fetched from its source",
                 Source::Manual(_) => "fetched by you",
             };
             let limit = if card.licence.non_commercial { ", NOT for commercial use" } else { "" };
