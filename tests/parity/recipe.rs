@@ -656,7 +656,8 @@ fn definitions(f: &Fixture) -> Option<Outcome> {
         }
         // Not compared: features taken before the ReLU (def/pre, repo/notinplace; the released code's network has in-place ReLUs, so it
         // never sees them), pytorch-grad-cam (it normalises again after resizing), Grad-CAM++ by its paper's weights (the released class
-        // of that name is another thing, and the one that trains), and mixed classes, which the fixture does not name.
+        // of that name is another thing, and the one that trains), mixed classes, which the fixture does not name, and hooked_gradient_last, the
+        // gradient that the hook of the fixture's last call happened to leave (the maps made of such gradients are compared).
         o.relative("forward", "repo/inplace/hooked_feature", &a, &t["repo/inplace/hooked_feature"], 1e-4)?;
         let best: Vec<u32> = logits.argmax(candle_core::D::Minus1)?.to_vec1()?;
         for (kind, name) in [(grad_cam::ReleasedKind::GradCam, "gradcam"), (grad_cam::ReleasedKind::PlusPlus, "gradcampp")] {
@@ -668,6 +669,18 @@ fn definitions(f: &Fixture) -> Option<Outcome> {
                 let maps = grad_cam::released(&vgg, x, kind, Backward::Plain, Some(&own))?;
                 let key = format!("repo/inplace/{name}_per_img/{choice}");
                 o.close("released map", &key, &maps.mask.squeeze(1)?, &t[&key], 1e-4, 0.0)?;
+            }
+        }
+        // Guided backpropagation: the gradient of the mean of the chosen logits on the image, every ReLU's cut off below zero.
+        let y = Var::from_tensor(x)?;
+        let guided = vgg.tail_with(&vgg.taps_with(y.as_tensor(), Backward::Guided)?.pop().ok_or("no taps")?, Backward::Guided)?;
+        for (choice, classes) in [("class3", vec![3; n]), ("argmax", best.clone())] {
+            let ids = Tensor::from_vec(classes, (n, 1), x.device())?;
+            let grads = guided.gather(&ids, 1)?.mean_all()?.backward()?;
+            let got = grads.get(y.as_tensor()).ok_or("no gradient")?;
+            for way in ["inplace", "notinplace"] {
+                let key = format!("repo/{way}/guided_backprop_{choice}");
+                o.relative("guided backpropagation", &key, got, &t[&key], 1e-4)?;
             }
         }
         let (heat, cam) = grad_cam::overlay(&t["repo/inplace/gradcampp_call/class3"], x)?;
