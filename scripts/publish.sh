@@ -12,6 +12,7 @@ mv "results/records/$name.json.gz.part" "results/records/$name.json.gz"
 cp "$run/report/table.md" "paper/tables/$name.md"
 cp "$run/report/table.tex" "paper/tables/$name.tex"
 cp "$run/report/reconstructions.png" "paper/figures/$name.png"
+cp "$run/report/worst.png" "paper/figures/$name.worst.png"
 cp "$run/report/curves.png" "paper/figures/$name.curves.png"
 cp "$run/report/curves.svg" "paper/figures/$name.curves.svg"
 cargo run --release --quiet -- claims --markdown paper/tables/claims.md >/dev/null

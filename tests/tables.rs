@@ -126,13 +126,30 @@ fn pictures(record: &Record, count: usize, blur: f64) -> BTreeMap<String, Rgb8> 
     out
 }
 
+/// For every arm, pictures of the `keep` images of each set with its lowest PSNR in the first seed.
+fn worst(record: &Record, keep: usize) -> BTreeMap<String, BTreeMap<String, Rgb8>> {
+    let all = pictures(record, 99, 0.5);
+    let of = |arm: &str| {
+        let mut out = BTreeMap::new();
+        for set in ["synthesized", "real"] {
+            let mine = |s: &&Score| s.arm == arm && s.seed == record.seeds[0] && s.set == set && s.metric.starts_with("psnr");
+            let mut scores: Vec<_> = record.scores.iter().filter(mine).map(|s| (s.value, format!("{set}/{}", s.image))).collect();
+            scores.sort_by(|a, b| a.0.total_cmp(&b.0));
+            out.extend(scores.into_iter().take(keep).map(|(_, key)| (key.clone(), all[&key].clone())));
+        }
+        out
+    };
+    record.arms.iter().map(|a| (a.name.clone(), of(&a.name))).collect()
+}
+
 /// Renders the record with made-up pictures into a folder of the build directory and returns it with the terminal's table.
 fn rendered(record: &Record, name: &str) -> (PathBuf, String) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report").join(name);
     let _ = std::fs::remove_dir_all(&folder);
     let arms = record.arms.iter().filter(|a| !a.reference).enumerate();
     let reconstructions = arms.map(|(i, a)| (a.name.clone(), pictures(record, 5, 0.8 - 0.15 * i as f64))).collect();
-    let text = render::run(record, &pictures(record, 5, 0.0), &reconstructions, &folder).unwrap();
+    let shown = render::Shown { targets: pictures(record, 99, 0.0), reconstructions, worst: worst(record, 3) };
+    let text = render::run(record, &shown, &folder).unwrap();
     (folder, text)
 }
 
@@ -205,7 +222,7 @@ fn latex_and_html_are_escaped_and_self_contained() {
     assert!(html.contains("50% &lt;b&gt;_&amp;_") && !html.contains("<b>_&_"));
     assert!(html.contains("<i>z</i><sub>n</sub>"));
     let sources: Vec<&str> = html.split("src=\"").skip(1).map(|s| &s[..s.len().min(11)]).collect();
-    assert!(sources.len() == 2 && sources.iter().all(|s| *s == "data:image/"), "every picture is inside: {sources:?}");
+    assert!(sources.len() == 3 && sources.iter().all(|s| *s == "data:image/"), "every picture is inside: {sources:?}");
     assert!(!html.contains("http://") && !html.contains("https://") && !html.contains("<script"));
     assert!(html.contains("speak of these trainings only"), "one training is labelled as such");
 }
@@ -229,6 +246,8 @@ fn the_same_record_gives_the_same_bytes() {
         "spec.toml",
         "table.md",
         "table.tex",
+        "worst.png",
+        "worst.svg",
     ];
     assert_eq!(names, expected);
     for name in names.iter().filter(|n| *n != "provenance.json") {
@@ -267,12 +286,50 @@ fn figures_show_every_arm_and_image() {
 }
 
 #[test]
+fn convergence_is_read_from_the_curves() {
+    let report = Report::of(&sample(&[1, 2], 12, STEPS)).unwrap();
+    assert_eq!(report.convergence.len(), 2 * 5, "five arms on two sets");
+    for row in &report.convergence {
+        // The made-up curves approach their end with a time constant of 2,500 of 12,000 images: 90 % after 2.3 of them.
+        let most: f64 = row.most.parse().unwrap();
+        assert!((4_500.0..7_500.0).contains(&most), "{row:?}");
+        let nearly: f64 = row.nearly_all.parse().unwrap();
+        assert!(nearly > most, "{row:?}");
+        assert!(row.last_third.parse::<f64>().unwrap().abs() < 8.0, "{row:?}");
+    }
+}
+
+#[test]
+fn the_gallery_shows_the_worst_images_of_the_best_arm_in_order() {
+    let mut record = sample(&[1, 2], 12, [0.0, 0.8, 0.9, 1.5, -0.6]);
+    let real: Vec<usize> = (0..record.images.len()).filter(|&i| record.images[i].set == "real").collect();
+    for i in real {
+        record.images[i].unseen = vec!["FaceMask".into()];
+    }
+    let (folder, _) = rendered(&record, "gallery");
+    let gallery = read(&folder, "worst.svg");
+    assert_eq!(gallery.matches("<image ").count(), 2 * 2 * 3, "target and reconstruction of three images of each set");
+    assert!(gallery.contains("real images, the 3 worst</text>"));
+    assert_eq!(gallery.matches("face mask</text>").count(), 3, "what only the real images show");
+    // The best arm is "w + z_n"; its three lowest scores of each set stand below the columns, the lowest first.
+    let mut expected = vec![];
+    for set in ["synthesized", "real"] {
+        let mine = |s: &&Score| s.arm == "w_zn" && s.seed == 1 && s.set == set && s.metric.starts_with("psnr");
+        let mut scores: Vec<f64> = record.scores.iter().filter(mine).map(|s| s.value).collect();
+        scores.sort_by(f64::total_cmp);
+        expected.extend(scores[..3].iter().map(|v| format!("{v:.2} dB")));
+    }
+    let places: Vec<Option<usize>> = expected.iter().map(|text| gallery.find(text.as_str())).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{expected:?} at {places:?}");
+}
+
+#[test]
 fn a_run_without_pictures_or_curves_has_tables_all_the_same() {
     let mut record = sample(&[1], 8, STEPS);
     let (folder, _) = rendered(&record, "then-less");
     assert!(folder.join("reconstructions.png").exists() && folder.join("curves.svg").exists());
     record.curves.clear();
-    render::run(&record, &BTreeMap::new(), &BTreeMap::new(), &folder).unwrap();
+    render::run(&record, &Default::default(), &folder).unwrap();
     assert!(!folder.join("reconstructions.png").exists() && !folder.join("curves.svg").exists(), "no figure of an older record stays");
     assert!(read(&folder, "table.md").contains("psnr@64"));
 }

@@ -1,6 +1,5 @@
 //! `mtv-bench run`: runs a study, or goes on with an interrupted run, and ends with its table and the path of its record.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,12 +8,12 @@ use crate::Result;
 use crate::machine;
 use crate::plan::{Plan, StageSpec};
 use crate::record::store::Store;
-use crate::report::figure::Pictures;
 use crate::report::{Report, table};
 use crate::runner::{Done, Runner};
 use crate::spec::{Profile, Study};
+use crate::stages::fetch;
 use crate::stages::progress::Progress;
-use crate::stages::{fetch, render};
+use crate::stages::render::{self, Shown};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -77,20 +76,22 @@ fn report(plan: &Plan, done: &Done) -> Result<String> {
     if done.executed == 0 && folder.join("table.md").exists() {
         return Ok(table::terminal(&Report::of(&done.record)?));
     }
-    let mut targets = BTreeMap::new();
-    let mut reconstructions: BTreeMap<String, Pictures> = BTreeMap::new();
+    let mut show = Shown::default();
     for (stage, finished) in plan.stages.iter().zip(&done.stages) {
         match (&stage.spec, &stage.row) {
-            (StageSpec::Sample(_), _) => targets.extend(render::pictures(&finished.path("images.safetensors"))?),
+            (StageSpec::Sample(_), _) => show.targets.extend(render::pictures(&finished.path("images.safetensors"))?),
             // The figure shows the first seed.
             (StageSpec::Evaluate(_), Some(row)) => {
-                let shown = reconstructions.entry(row.clone()).or_default();
+                let shown = show.reconstructions.entry(row.clone()).or_default();
                 for (name, picture) in render::pictures(&finished.path("reconstructions.safetensors"))? {
                     shown.entry(name).or_insert(picture);
+                }
+                if !show.worst.contains_key(row) {
+                    show.worst.insert(row.clone(), render::pictures(&finished.path("worst.safetensors"))?);
                 }
             }
             _ => {}
         }
     }
-    render::run(&done.record, &targets, &reconstructions, &folder)
+    render::run(&done.record, &show, &folder)
 }

@@ -64,7 +64,7 @@ pub(super) fn unseen(record: &Record) -> Result<Vec<Unseen>> {
 }
 
 /// "FaceMask" as "face mask".
-fn words(name: &str) -> String {
+pub(super) fn words(name: &str) -> String {
     let mut out = String::new();
     for c in name.chars() {
         if c.is_uppercase() && !out.is_empty() {

@@ -86,9 +86,7 @@ impl Block<'_> {
     fn draw(&self, sheet: &mut Sheet, rows: &[GridRow], left: u32, gap: u32) -> Result<()> {
         let first = &rows[0].2[&self.groups[0].1[0]];
         let (w, h) = (first.width(), first.height());
-        let shrink = w.max(h).div_ceil(CELL + CELL / 3).max(1);
-        let enlarged = (CELL / w.max(h)).max(1) as u32;
-        let (cell_w, cell_h) = ((w / shrink) as u32 * enlarged, (h / shrink) as u32 * enlarged);
+        let (cell_w, cell_h, _) = fitted(first)?;
         let top = sheet.height + gap + MARGIN + SIZE as u32 + 14;
         let columns: u32 = self.groups.iter().map(|(_, keys)| keys.len() as u32).sum();
         let width = left + columns * (cell_w + GAP) - GAP + (self.groups.len() as u32 - 1) * (GROUP_GAP - GAP) + MARGIN;
@@ -113,7 +111,8 @@ impl Block<'_> {
                     if (picture.width(), picture.height()) != (w, h) {
                         return Err(Error::internal(format!("the image grid: {key} has another size in row {}", rows[r].0)));
                     }
-                    sheet.pictures.push((x, top + r as u32 * (cell_h + GAP), enlarged, smaller(picture, shrink)?));
+                    let (_, _, (enlarged, picture)) = fitted(picture)?;
+                    sheet.pictures.push((x, top + r as u32 * (cell_h + GAP), enlarged, picture));
                 }
                 x += cell_w + GAP;
             }
@@ -133,6 +132,15 @@ fn mean_psnr(record: &Record, arm: &str, groups: &[(String, Vec<String>)]) -> Re
         }
     }
     Ok(if parts.is_empty() { String::new() } else { format!("{} dB", parts.join(" / ")) })
+}
+
+/// Width and height of a picture on the sheet, and the picture itself with its enlargement: large ones are averaged down, small ones
+/// enlarged by a whole number.
+pub(super) fn fitted(picture: &Rgb8) -> Result<(u32, u32, (u32, Rgb8))> {
+    let (w, h) = (picture.width(), picture.height());
+    let shrink = w.max(h).div_ceil(CELL + CELL / 3).max(1);
+    let enlarged = (CELL / w.max(h)).max(1) as u32;
+    Ok(((w / shrink) as u32 * enlarged, (h / shrink) as u32 * enlarged, (enlarged, smaller(picture, shrink)?)))
 }
 
 /// The mean of every `factor` x `factor` block.

@@ -11,10 +11,12 @@ use crate::record::{ArmInfo, Record};
 use crate::{Error, Result};
 
 pub mod claims;
+pub mod convergence;
 pub mod curves;
 pub mod details;
 pub mod figure;
 pub mod finding;
+pub mod gallery;
 pub mod html;
 mod ink;
 pub mod lint;
@@ -22,6 +24,7 @@ pub mod published;
 pub mod table;
 pub mod verdicts;
 
+use convergence::Convergence;
 use details::{Cost, Unseen};
 use published::Published;
 
@@ -38,6 +41,8 @@ pub struct Report {
     pub sets: Vec<Set>,
     /// Where the arms fail: the pictures apart by what they show that the generator never saw; empty where none does.
     pub unseen: Vec<Unseen>,
+    /// How soon the trainings converge; empty where the record has no curves.
+    pub convergence: Vec<Convergence>,
     /// What the trainings cost; empty where the record has no times.
     pub costs: Vec<Cost>,
     /// The metrics' definitions: full name and one sentence.
@@ -123,6 +128,7 @@ impl Report {
             findings: finding::findings(record, &published)?,
             sets,
             unseen: details::unseen(record)?,
+            convergence: convergence::convergence(record)?,
             costs: details::costs(record),
             protocols: metrics.iter().zip(infos).map(|(name, i)| (name.to_string(), i.about.to_string())).collect(),
             provenance: provenance(record),

@@ -105,6 +105,8 @@ pub struct Arm {
 pub struct TrainPatch {
     pub steps: Option<NonZeroU64>,
     pub batch: Option<NonZeroUsize>,
+    /// Share of the iterations, at the end, in which the learning rate falls to zero.
+    pub decay: Option<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -312,6 +314,13 @@ impl Study {
                 return Err(self.document.error(&[table, name], &format!("there is no profile \"{name}\"{hint}")));
             }
         }
+        let own = e.arms.iter().enumerate().filter_map(|(i, a)| a.train.as_ref().map(|t| (Some(i.to_string()), t)));
+        for (arm, lengths) in own.chain([(None, &e.train)]) {
+            if let Some((name, _)) = lengths.iter().find(|(_, l)| l.decay.is_some_and(|d| !(0.0..=1.0).contains(&d))) {
+                let place = arm.iter().flat_map(|i| ["arms", i.as_str()]).chain(["train", name, "decay"]).collect::<Vec<_>>();
+                return Err(self.document.error(&place, "the share of the iterations lies between 0 and 1"));
+            }
+        }
         if e.evaluate.sets.is_empty() {
             return Err(self.document.error(&["evaluate", "sets"], "at least one set of images is needed"));
         }
@@ -406,7 +415,7 @@ impl Study {
                 recipe,
                 steps: lengths.and_then(|l| l.steps).unwrap_or(profile.steps).get(),
                 batch: lengths.and_then(|l| l.batch).unwrap_or(profile.batch).get(),
-                decay: profile.decay,
+                decay: lengths.and_then(|l| l.decay).unwrap_or(profile.decay),
                 note,
                 generator,
             });

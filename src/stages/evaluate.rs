@@ -30,11 +30,16 @@ pub fn run(spec: &EvaluateSpec, context: &mut StageContext) -> Result<()> {
     let bar = context.progress.bar(images.len() as u64, "evaluate");
     let (mut rows, mut kept) = (Vec::new(), BTreeMap::new());
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut worst = Worst::default();
     for batch in images.chunk_by(|a, b| a.set == b.set).flat_map(|set| set.chunks(spec.batch.max(1))) {
         let targets = batch.iter().map(|info| picture(&pixels, info)).collect::<Result<Vec<_>>>()?;
         let reconstructions = reconstruct(batch, &targets)?;
         let scores = score_all(&metrics, &targets, &reconstructions)?;
         for ((info, image), scores) in batch.iter().zip(&reconstructions).zip(scores) {
+            if let (Some(metric), Some(&score)) = (metrics.first(), scores.first()) {
+                let badness = if metric.info.higher_is_better { -score } else { score };
+                worst.offer(info, badness, image, spec.figure_images);
+            }
             for (metric, value) in metrics.iter().zip(scores) {
                 if value.is_nan() {
                     return Err(Error::internal(format!("the {} of the image \"{}\" is not a number", metric.name(), info.id)));
@@ -52,7 +57,28 @@ pub fn run(spec: &EvaluateSpec, context: &mut StageContext) -> Result<()> {
     }
     bar.finish();
     context.work.put_json("scores.json", &rows)?;
+    context.work.put_tensors("worst.safetensors", &worst.tensors()?)?;
     context.work.put_tensors("reconstructions.safetensors", &kept)
+}
+
+/// The images of each set that are reconstructed worst by the first metric, worst first.
+#[derive(Default)]
+struct Worst(BTreeMap<String, Vec<(f64, String, Rgb8)>>);
+
+impl Worst {
+    fn offer(&mut self, info: &ImageInfo, badness: f64, image: &Rgb8, keep: usize) {
+        let cases = self.0.entry(info.set.clone()).or_default();
+        // Of equals the earlier one stands first.
+        let place = cases.partition_point(|(other, _, _)| *other >= badness);
+        if place < keep {
+            cases.insert(place, (badness, format!("{}/{}", info.set, info.id), image.clone()));
+            cases.truncate(keep);
+        }
+    }
+
+    fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.0.values().flatten().map(|(_, name, image)| Ok((name.clone(), sample::to_tensor(image)?))).collect()
+    }
 }
 
 fn picture(pixels: &BTreeMap<String, Tensor>, info: &ImageInfo) -> Result<Rgb8> {

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | sample | `sample::run(&SampleSpec, &mut StageContext) -> Result<()>` | - | `images.json`: `Vec<ImageInfo>`; `images.safetensors` |
 //! | train | `train::run(&TrainSpec, &mut StageContext) -> Result<()>` | - | `encoder.safetensors`, `curves.json`: `Vec<CurveRow>` |
-//! | evaluate | `evaluate::run(&EvaluateSpec, &mut StageContext) -> Result<()>` | "sample", "train" (not for reference rows) | `scores.json`: `Vec<ScoreRow>`; `reconstructions.safetensors` |
+//! | evaluate | `evaluate::run(&EvaluateSpec, &mut StageContext) -> Result<()>` | "sample", "train" (not for reference rows) | `scores.json`: `Vec<ScoreRow>`; `reconstructions.safetensors`; `worst.safetensors` |
 //! | render | `render::run(&Record, ...)` | all | tables and figures in the run's folder |
 //!
 //! How a stage is written:
@@ -42,7 +42,7 @@ use progress::Progress;
 /// Version of what each stage computes; part of its key.
 pub const SAMPLE_CODE: u32 = 1;
 pub const TRAIN_CODE: u32 = 1;
-pub const EVALUATE_CODE: u32 = 1;
+pub const EVALUATE_CODE: u32 = 2;
 
 /// What a stage may use besides its specification.
 pub struct StageContext<'a> {

@@ -3,6 +3,7 @@
 //! ```text
 //! report/table.md  table.tex  report.html      the tables (the HTML file holds the figures, too)
 //! report/reconstructions.png  .svg              targets and reconstructions (Fig. 9 of the paper, for ablation_mtv)
+//! report/worst.png  .svg                        the images that the best arm reconstructs worst
 //! report/curves.png  .svg                       convergence, if the record has curves
 //! report/spec.toml  provenance.json            what was run, and where
 //! ```
@@ -20,7 +21,7 @@ use crate::record::Record;
 use crate::record::store::{create_folder, write_atomic};
 use crate::report::figure::{self, Pictures};
 use crate::report::html::{self, Picture};
-use crate::report::{Report, curves, table};
+use crate::report::{Report, curves, gallery, table};
 use crate::{Error, Result};
 
 /// The pictures that a stage stored: a safetensors file of u8 `[height, width, 3]` tensors named "set/image id".
@@ -40,13 +41,25 @@ fn picture(tensor: &Tensor) -> Result<Rgb8> {
     }
 }
 
-/// Writes the report into `folder` and returns the table for the terminal. `reconstructions` holds, by arm, the pictures of
-/// one seed; without any the image grid is left out.
+/// The pictures that the figures show.
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    /// All evaluation images.
+    pub targets: Pictures,
+    /// By arm, the reconstructions of one seed; without any the image grid is left out.
+    pub reconstructions: BTreeMap<String, Pictures>,
+    /// By arm, the worst reconstructions of the first seed.
+    pub worst: BTreeMap<String, Pictures>,
+}
+
+/// Writes the report into `folder` and returns the table for the terminal.
 ///
 /// Errors: corrupt record, or a folder that can't be written.
-pub fn run(record: &Record, targets: &Pictures, reconstructions: &BTreeMap<String, Pictures>, folder: &Path) -> Result<String> {
+pub fn run(record: &Record, shown: &Shown, folder: &Path) -> Result<String> {
     let report = Report::of(record)?;
+    let Shown { targets, reconstructions, worst } = shown;
     let grid = if reconstructions.values().all(Pictures::is_empty) { None } else { Some(figure::grid(record, targets, reconstructions)?) };
+    let worst = gallery::worst(record, targets, worst)?;
     let curves = curves::curves(record)?;
     let mut files: Vec<(&str, Vec<u8>)> = vec![];
     let mut embedded = vec![];
@@ -54,6 +67,11 @@ pub fn run(record: &Record, targets: &Pictures, reconstructions: &BTreeMap<Strin
         files.push(("reconstructions.png", grid.png.clone()));
         files.push(("reconstructions.svg", grid.svg.clone().into_bytes()));
         embedded.push(("reconstructions", Picture::Png(&grid.png)));
+    }
+    if let Some(worst) = &worst {
+        files.push(("worst.png", worst.png.clone()));
+        files.push(("worst.svg", worst.svg.clone().into_bytes()));
+        embedded.push(("worst", Picture::Png(&worst.png)));
     }
     if let Some(curves) = &curves {
         files.push(("curves.png", curves.png.clone()));
@@ -75,7 +93,7 @@ pub fn run(record: &Record, targets: &Pictures, reconstructions: &BTreeMap<Strin
 
 /// Figures of an earlier record that this one does not have.
 fn remove_stale(folder: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
-    for name in ["reconstructions.png", "reconstructions.svg", "curves.png", "curves.svg"] {
+    for name in ["reconstructions.png", "reconstructions.svg", "worst.png", "worst.svg", "curves.png", "curves.svg"] {
         let path: PathBuf = folder.join(name);
         if files.iter().all(|(written, _)| *written != name) && path.exists() {
             std::fs::remove_file(&path).map_err(|e| Error::io(&path, "removing", e))?;
