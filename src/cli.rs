@@ -1,10 +1,11 @@
 //! The command line: what may be typed, and how an error leaves the program.
 
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{self, check, claims, images, lint_table, list, plan, run, score, weights, zoo};
+use crate::commands::{self, check, claims, gpu_check, images, lint_table, list, plan, run, score, weights, zoo};
 use crate::{Error, Result};
 
 /// Reproduces the study of MTV-TSA, "Adaptable GAN Encoders for Image Reconstruction via Multi-type Latent Vectors with
@@ -13,7 +14,7 @@ use crate::{Error, Result};
 /// Exit codes: 0 done, 1 fault of the program, 2 wrong command line or study, 3 regression, 4 missing weights, 5 corrupt
 /// file, 6 disk, memory or device, 7 training diverged, 8 another process is at it, 9 not comparable.
 #[derive(Parser)]
-#[command(name = "mtv-bench", version, about, max_term_width = 110)]
+#[command(name = "mtv-bench", version, long_version = LONG_VERSION.as_str(), about, max_term_width = 110)]
 pub struct Cli {
     /// No progress on stderr.
     #[arg(long, short, global = true)]
@@ -24,6 +25,11 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
+
+static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+    let changed = if env!("MTV_BENCH_DIRTY") == "true" { ", changed" } else { "" };
+    format!("{}\ncommit {}{changed}\nbuilt for {}", env!("CARGO_PKG_VERSION"), env!("MTV_BENCH_COMMIT"), crate::machine::built_for())
+});
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -49,6 +55,9 @@ pub enum Command {
     Zoo(zoo::Args),
     /// Show the layers of a network.
     Arch(commands::arch::Args),
+    /// Compare a CUDA device with the CPU and measure training steps on it (see scripts/gpu-check).
+    #[command(hide = true)]
+    GpuCheck(gpu_check::Args),
 }
 
 fn dispatch(cli: Cli) -> Result<()> {
@@ -65,6 +74,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Images(args) => images::run(args),
         Command::Zoo(args) => zoo::run(args),
         Command::Arch(args) => commands::arch::run(args),
+        Command::GpuCheck(args) => gpu_check::run(args),
     }
 }
 

@@ -119,7 +119,7 @@ pub fn device(wanted: &str) -> Result<Device> {
 #[cfg(feature = "cuda")]
 fn cuda(ordinal: usize) -> Result<Device> {
     // Without a driver the CUDA binding panics instead of returning an error.
-    match std::panic::catch_unwind(|| Device::new_cuda(ordinal)) {
+    match std::panic::catch_unwind(|| crate::ops::cuda::open(ordinal)) {
         Ok(Ok(device)) => Ok(device),
         Ok(Err(e)) => Err(Error::resource(format!("cuda:{ordinal}: no such CUDA device: {}", e.to_string().lines().next().unwrap_or("")))),
         Err(_) => Err(Error::resource(format!("cuda:{ordinal}: no CUDA driver was found on this machine; use --device cpu"))),
@@ -133,7 +133,95 @@ fn cuda(ordinal: usize) -> Result<Device> {
     )))
 }
 
-/// "cpu" or "cuda": what decides about rounding, and so belongs to the key of a stage.
+/// The arithmetic of convolutions and matrix products on CUDA that `--precision` names: "f32", or "tf32", which rounds factors to 10 bits of
+/// mantissa and is faster. For the whole process, before the first operation.
+///
+/// Errors: Usage for another word, or for tf32 on the CPU, which has no such arithmetic.
+pub fn set_precision(wanted: &str, device: &Device) -> Result<()> {
+    match wanted {
+        "f32" => set_exact(true),
+        "tf32" if device.is_cuda() => set_exact(false),
+        "tf32" => return Err(Error::usage("--precision tf32: only CUDA devices have it; the CPU computes in f32")),
+        "bf16" => return Err(Error::usage("--precision bf16 is not offered: nothing has shown yet that it does the results no harm")),
+        _ => return Err(Error::usage(format!("--precision {wanted}: \"f32\" or \"tf32\" is expected"))),
+    }
+    Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn set_exact(exact: bool) {
+    crate::ops::cuda::set_exact(exact);
+}
+
+#[cfg(not(feature = "cuda"))]
+fn set_exact(_: bool) {}
+
+/// "f32" or "tf32", as [`set_precision`] chose.
+pub fn precision() -> &'static str {
+    #[cfg(feature = "cuda")]
+    if !crate::ops::cuda::exact() {
+        return "tf32";
+    }
+    "f32"
+}
+
+/// "cpu", "cuda" or "cuda-tf32": what decides about rounding, and so belongs to the key of a stage.
 pub fn backend(device: &Device) -> &'static str {
-    if device.is_cuda() { "cuda" } else { "cpu" }
+    match (device.is_cuda(), precision()) {
+        (false, _) => "cpu",
+        (true, "f32") => "cuda",
+        (true, _) => "cuda-tf32",
+    }
+}
+
+/// The device as a record names it: "cpu", or "cuda:0" with the card and the newest CUDA version that its driver serves.
+pub fn describe(device: &Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cpu => "cpu".into(),
+        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}{}", card(device)),
+        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn card(device: &Device) -> String {
+    match crate::ops::cuda::Card::of(device) {
+        Ok(card) => format!(" ({}, {:.0} GB, CUDA {})", card.name, card.memory as f64 / 1e9, card.driver),
+        Err(_) => String::new(),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn card(_: &Device) -> String {
+    String::new()
+}
+
+/// Starts a new measurement of [`peak_memory_of`].
+pub fn reset_peak_memory_of(device: &Device) {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        let _ = crate::ops::cuda::Card::reset_peak(device);
+        return;
+    }
+    let _ = device;
+    reset_peak_memory();
+}
+
+/// The most memory, in bytes, since the last reset: of the process on the CPU, of its tensors on a card. 0 where it can't be told.
+pub fn peak_memory_of(device: &Device) -> u64 {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return crate::ops::cuda::Card::peak(device).unwrap_or(0);
+    }
+    let _ = device;
+    peak_memory()
+}
+
+/// What this build can compute on: "CPU", "CPU and CUDA (cuDNN)" or "CPU and CUDA (without cuDNN)".
+pub const fn built_for() -> &'static str {
+    match (cfg!(feature = "cuda"), cfg!(feature = "cudnn")) {
+        (false, _) => "CPU",
+        (true, true) => "CPU and CUDA (cuDNN)",
+        (true, false) => "CPU and CUDA (without cuDNN)",
+    }
 }

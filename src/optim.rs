@@ -169,12 +169,11 @@ impl Optimizer {
 
 /// acc = decay * acc + weight * (grad or grad^2), in place.
 fn accumulate(acc: &Tensor, grad: &Tensor, decay: f64, weight: f64, square: bool) -> Result<()> {
-    if acc.device().is_cpu() {
-        return acc.inplace_op2(grad, &Accumulate { decay, weight, square });
+    #[cfg(any(feature = "cuda", feature = "emulate-cuda"))]
+    if crate::ops::cuda::serves(acc)? {
+        return crate::ops::cuda::accumulate(acc, grad, decay, weight, square);
     }
-    let g = if square { grad.sqr()? } else { grad.clone() };
-    let next = ((acc * decay)? + (g * weight)?)?;
-    acc.slice_set(&next, 0, 0)
+    acc.inplace_op2(grad, &Accumulate { decay, weight, square })
 }
 
 struct Accumulate {
@@ -216,12 +215,11 @@ struct Step {
 
 impl Step {
     fn apply(&self, p: &Tensor, v: &Tensor, d: &Tensor) -> Result<()> {
-        if p.device().is_cpu() {
-            return p.inplace_op3(v, d, self);
+        #[cfg(any(feature = "cuda", feature = "emulate-cuda"))]
+        if crate::ops::cuda::serves(p)? {
+            return crate::ops::cuda::optimizer_step(p, v, d, self.scale, self.root_scale, self.eps);
         }
-        let root = ((v.sqrt()? * self.root_scale)? + self.eps)?;
-        let next = (p - (d.div(&root)? * self.scale)?)?;
-        p.flatten_all()?.slice_set(&next.flatten_all()?.to_dtype(p.dtype())?, 0, 0)
+        p.inplace_op3(v, d, self)
     }
 }
 

@@ -107,7 +107,7 @@ fn card_key(card: &Card) -> String {
 }
 
 impl Plan {
-    /// The plan of a resolved study on a backend ("cpu" or "cuda").
+    /// The plan of a resolved study on a backend ("cpu", "cuda" or "cuda-tf32").
     pub fn of(resolved: Resolved, profile: &Profile, seed: Option<u64>, backend: &str) -> Result<Plan> {
         let n = &resolved.networks;
         let subjects = resolved.subjects();

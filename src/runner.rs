@@ -84,7 +84,7 @@ impl Runner<'_> {
 
     fn execute(&self, stage: &Stage, inputs: BTreeMap<String, Finished>) -> Result<Finished> {
         let work = self.store.begin(&stage.ingredients)?;
-        machine::reset_peak_memory();
+        machine::reset_peak_memory_of(self.device);
         let mut context =
             StageContext { device: self.device, progress: self.progress, work: &work, inputs, checkpoint_every: self.checkpoint_every };
         let result = match &stage.spec {
@@ -94,7 +94,7 @@ impl Runner<'_> {
         };
         drop(context);
         match result {
-            Ok(()) => work.finish(machine::peak_memory()),
+            Ok(()) => work.finish(machine::peak_memory_of(self.device)),
             Err(error) if error.kind == Kind::Diverged => {
                 let kept = format!("; the last good checkpoint is kept in {}", work.folder().display());
                 Err(Error::new(Kind::Diverged, format!("{}: {}{kept}", stage.title, error.message)))
@@ -221,24 +221,16 @@ impl Runner<'_> {
             version: env!("CARGO_PKG_VERSION").into(),
             git_commit: env!("MTV_BENCH_COMMIT").into(),
             git_dirty: env!("MTV_BENCH_DIRTY") == "true",
-            device: device_name(self.device),
+            device: machine::describe(self.device),
             cpu: machine::cpu(),
             threads: rayon::current_num_threads(),
-            dtype: "f32".into(),
+            dtype: machine::precision().into(),
             date: machine::date(),
             weights: cards.iter().map(|c| (c.name.clone(), hash(c))).collect(),
             licences: cards.iter().filter(limited).map(|c| (c.name.clone(), licence(c))).collect(),
             image_list_sha256,
             stages,
         }
-    }
-}
-
-fn device_name(device: &Device) -> String {
-    match device.location() {
-        candle_core::DeviceLocation::Cpu => "cpu".into(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
 }
 

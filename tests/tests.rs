@@ -9,6 +9,8 @@ mod faults;
 mod gate;
 mod generators;
 mod images;
+#[cfg(feature = "emulate-cuda")]
+mod kernels;
 mod metrics;
 mod mini;
 mod new_gan;

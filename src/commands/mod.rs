@@ -3,6 +3,7 @@
 pub mod arch;
 pub mod check;
 pub mod claims;
+pub mod gpu_check;
 pub mod images;
 pub mod lint_table;
 pub mod list;

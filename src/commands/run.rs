@@ -35,6 +35,9 @@ pub struct Choice {
     /// "auto" (the first GPU if there is one), "cpu" or "cuda:N".
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// On CUDA: "f32", or "tf32" for faster, coarser products. Belongs to the key of every stage.
+    #[arg(long, default_value = "f32")]
+    pub precision: String,
     /// Folder for records and cached stages.
     #[arg(long, default_value = "results")]
     pub out: PathBuf,
@@ -49,6 +52,7 @@ impl Choice {
         let profile = Profile::load(&self.profile)?;
         let resolved = study.resolve(&profile, self.seed)?;
         let device = machine::device(&self.device)?;
+        machine::set_precision(&self.precision, &device)?;
         let plan = Plan::of(resolved, &profile, self.seed, machine::backend(&device))?;
         Ok((profile, plan, Store::new(&self.out), device))
     }

@@ -2,13 +2,14 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join1, join3, pieces, sum1, sum2, tensor};
+use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join1, join3, on_cuda, pieces, sum1, sum2, tensor};
 
 /// Elements that one task handles.
 const CHUNK: usize = 1 << 14;
 
-/// dx = g where the result is positive, else slope * g. The sign of the result is that of the input because slope >= 0.
-pub(super) fn masked<T: Scalar>(res: &Tensor, g: &Tensor, slope: T) -> Result<Tensor> {
+/// g where the result is positive, else slope * g: the gradient of a leaky ReLU. The sign of the result is that of the input because
+/// slope >= 0.
+fn masked_values<T: Scalar>(res: &Tensor, g: &Tensor, slope: T) -> Result<Vec<T>> {
     let (r, gd) = (data::<T>(res)?, data::<T>(g)?);
     let (r, gd): (&[T], &[T]) = (&r, &gd);
     let mut dx = fresh(r.len());
@@ -19,7 +20,11 @@ pub(super) fn masked<T: Scalar>(res: &Tensor, g: &Tensor, slope: T) -> Result<Te
             *d = if *r > T::zero() { *g } else { low };
         }
     });
-    tensor(dx, res.shape())
+    Ok(dx)
+}
+
+pub(super) fn masked<T: Scalar>(res: &Tensor, g: &Tensor, slope: T) -> Result<Tensor> {
+    tensor(masked_values(res, g, slope)?, res.shape())
 }
 
 /// v = max(v, slope * v).
@@ -55,12 +60,32 @@ fn lrelu<T: Scalar>(x: &Tensor, slope: f64) -> Result<Tensor> {
 
 /// max(x, 0); the gradient at 0 is 0.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
+    on_cuda!(x, lrelu(x, 0.0));
     by_dtype!(x, lrelu(x, 0.0))
 }
 
 /// max(x, slope x) for 0 <= slope <= 1; the gradient at 0 is `slope`, as in PyTorch.
 pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
+    on_cuda!(x, lrelu(x, slope));
     by_dtype!(x, lrelu(x, slope))
+}
+
+fn tangent<T: Scalar>(t: &Tensor, y: &Tensor, slope: f64) -> Result<Tensor> {
+    if t.dims() != y.dims() {
+        bail!("lrelu_tangent: shapes {:?} and {:?} differ", t.dims(), y.dims())
+    }
+    let (t, y) = (t.contiguous()?, y.detach().contiguous()?);
+    on_cuda!(&t, tangent(&t, y, slope));
+    let slope = T::of(slope);
+    let out = masked_values(&y, &t, slope)?;
+    join1("lrelu_tangent", &t, out, t.shape(), move |_, g| Ok([Some(masked(&y, g, slope)?)]))
+}
+
+/// The derivative of [`leaky_relu`] along a direction: t where its result `y` is positive, else slope * t. `y` is a constant.
+///
+/// Errors: shapes that differ.
+pub fn lrelu_tangent(t: &Tensor, y: &Tensor, slope: f64) -> Result<Tensor> {
+    by_dtype!(t, tangent(t, y, slope))
 }
 
 /// A per-channel parameter as a contiguous vector of `c`; one value serves all channels.
@@ -102,6 +127,7 @@ fn fused<T: Scalar>(x: &Tensor, noise: Option<(&Tensor, &Tensor)>, bias: Option<
     let one_map = map.as_ref().is_some_and(|z| z.elem_count() == plane);
     let strength = per_channel(noise.map(|z| z.1), c, &x)?;
     let bias = per_channel(bias, c, &x)?;
+    on_cuda!(&x, fused(&x, map.as_ref(), &strength, &bias, slope));
     let slope = T::of(slope);
     let out = {
         let (xd, sd, bd) = (data::<T>(&x)?, data::<T>(&strength)?, data::<T>(&bias)?);
@@ -206,5 +232,6 @@ fn log_softmax_of<T: Scalar>(x: &Tensor) -> Result<Tensor> {
 
 /// Log-softmax over everything but the first dimension: each sample, flattened, is one distribution. Shape kept.
 pub fn log_softmax(x: &Tensor) -> Result<Tensor> {
+    on_cuda!(x, log_softmax(x));
     by_dtype!(x, log_softmax_of(x))
 }

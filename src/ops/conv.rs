@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use super::act::{act_in_place, masked};
 use super::direct::{self, Epilogue, Plan};
-use super::node::{Scalar, by_dtype, data, fresh, gather, join1, join2, join3, sum1, tensor};
+use super::node::{Scalar, by_dtype, data, fresh, gather, join1, join2, join3, on_cuda, sum1, tensor};
 use super::unfold::{self, Geometry};
 
 /// The direct kernel's plan for this convolution, where it serves it.
@@ -108,6 +108,7 @@ fn conv<T: Scalar>(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, g: Geometry, t
         bail!("conv: bias {:?} for {c} channels", b.dims())
     }
     let (x, w) = (x.contiguous()?, w.contiguous()?);
+    on_cuda!(&x, conv(&x, &w, bias.as_ref(), g, transposed, slope));
     let out = {
         let (x, w) = (data::<T>(&x)?, data::<T>(&w)?);
         let bias = bias.as_ref().map(data::<T>).transpose()?;
@@ -188,6 +189,7 @@ pub fn conv_transpose2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, stride: u
 fn spread<T: Scalar>(w: &Tensor, scale: f64) -> Result<Tensor> {
     let (a, b, kh, kw) = w.dims4()?;
     let w = w.contiguous()?;
+    on_cuda!(&w, spread(&w, scale));
     let s = T::of(scale);
     let mut out = vec![T::zero(); a * b * (kh + 1) * (kw + 1)];
     for (o, src) in out.chunks_exact_mut((kh + 1) * (kw + 1)).zip(data::<T>(&w)?.chunks_exact(kh * kw)) {

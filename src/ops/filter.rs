@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, by_dtype, data, fresh, join1, pieces, tensor};
+use super::node::{Scalar, by_dtype, data, fresh, join1, on_cuda, pieces, tensor};
 
 /// A linear map along one axis with few entries per output: out[o] = sum of c * x[i] over `rows[o]`.
 struct Band<T> {
@@ -129,6 +129,7 @@ fn run<T: Scalar>(x: &Tensor, taps: &[f64], up: usize, down: usize, pad: (usize,
     if taps.is_empty() || up == 0 || down == 0 {
         bail!("filter: needs taps, and factors of at least 1")
     }
+    on_cuda!(x, filter(x, taps, up, down, pad, gain));
     filter::<T>("filter", x, |n| Band::new(n, taps, up, down, pad.0, pad.1), gain)
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join2, join3, tensor};
+use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join2, join3, on_cuda, tensor};
 use super::unfold::gemm;
 
 /// Columns (or rows) of a matrix product that one task computes.
@@ -31,16 +31,19 @@ fn run<T: Scalar>(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tenso
     }
     let rows = x.elem_count() / in_dim.max(1);
     let (x, w) = (x.contiguous()?, w.contiguous()?);
-    let mut y = product((rows, out_dim, in_dim), &data::<T>(&x)?, (in_dim, 1), &data::<T>(&w)?, (1, in_dim));
     let mut shape = x.dims().to_vec();
     if let Some(l) = shape.last_mut() {
         *l = out_dim;
     }
     let bias = bias.map(|b| b.flatten_all()?.contiguous()).transpose()?;
+    if let Some(b) = &bias
+        && b.elem_count() != out_dim
+    {
+        bail!("linear: bias {:?} for {out_dim} outputs", b.dims())
+    }
+    on_cuda!(&x, linear(&x, &w, bias.as_ref(), shape));
+    let mut y = product((rows, out_dim, in_dim), &data::<T>(&x)?, (in_dim, 1), &data::<T>(&w)?, (1, in_dim));
     if let Some(b) = &bias {
-        if b.elem_count() != out_dim {
-            bail!("linear: bias {:?} for {out_dim} outputs", b.dims())
-        }
         let b = data::<T>(b)?;
         y.chunks_exact_mut(out_dim).for_each(|y| y.iter_mut().zip(b.iter()).for_each(|(y, b)| *y += *b));
     }

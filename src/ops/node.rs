@@ -6,7 +6,10 @@
 use std::ops::{AddAssign, Deref};
 use std::sync::Mutex;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
+use candle_core::op::BackpropOp;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail,
+};
 use num_traits::Float;
 use rayon::prelude::*;
 
@@ -30,6 +33,17 @@ macro_rules! by_dtype {
     };
 }
 pub(super) use by_dtype;
+
+/// Returns `cuda::$f(..)` where `$t` is a CUDA tensor.
+macro_rules! on_cuda {
+    ($t:expr, $f:ident ( $($a:expr),* $(,)? )) => {
+        #[cfg(any(feature = "cuda", feature = "emulate-cuda"))]
+        if super::cuda::serves($t)? {
+            return super::cuda::$f($($a),*);
+        }
+    };
+}
+pub(super) use on_cuda;
 
 /// The elements of a contiguous CPU tensor, borrowed.
 struct Data<G, T> {
@@ -190,15 +204,27 @@ type Backward<const N: usize> = Box<dyn Fn(&Tensor, &Tensor) -> Result<[Option<T
 /// A computed result on its way into the graph.
 struct Node<const N: usize> {
     name: &'static str,
-    result: Mutex<Option<(CpuStorage, Shape)>>,
+    result: Mutex<Option<(Storage, Shape)>>,
     backward: Backward<N>,
 }
 
 impl<const N: usize> Node<N> {
-    fn take(&self) -> Result<(CpuStorage, Shape)> {
+    fn take(&self) -> Result<(Storage, Shape)> {
         match self.result.lock().ok().and_then(|mut r| r.take()) {
             Some(result) => Ok(result),
             None => bail!("{}: the result was already taken", self.name),
+        }
+    }
+    fn on_cpu(&self) -> Result<(CpuStorage, Shape)> {
+        match self.take()? {
+            (Storage::Cpu(storage), shape) => Ok((storage, shape)),
+            _ => bail!("{}: the tensors are on several devices", self.name),
+        }
+    }
+    fn on_cuda(&self) -> Result<(CudaStorage, Shape)> {
+        match self.take()? {
+            (Storage::Cuda(storage), shape) => Ok((storage, shape)),
+            _ => bail!("{}: the tensors are on several devices", self.name),
         }
     }
 }
@@ -208,7 +234,10 @@ impl CustomOp1 for Node<1> {
         self.name
     }
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.take()
+        self.on_cpu()
+    }
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.on_cuda()
     }
     fn bwd(&self, _: &Tensor, res: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
         let [a] = (self.backward)(res, &g.contiguous()?)?;
@@ -221,7 +250,10 @@ impl CustomOp2 for Node<2> {
         self.name
     }
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.take()
+        self.on_cpu()
+    }
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.on_cuda()
     }
     fn bwd(&self, _: &Tensor, _: &Tensor, res: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [a, b] = (self.backward)(res, &g.contiguous()?)?;
@@ -234,7 +266,18 @@ impl CustomOp3 for Node<3> {
         self.name
     }
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.take()
+        self.on_cpu()
+    }
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.on_cuda()
     }
     fn bwd(
         &self,
@@ -250,7 +293,7 @@ impl CustomOp3 for Node<3> {
 }
 
 macro_rules! join {
-    ($join:ident, $n:literal, $apply:ident, $first:ident $(, $arg:ident)*) => {
+    ($join:ident, $placed:ident, $n:literal, $apply:ident, $first:ident $(, $arg:ident)*) => {
         /// Joins a computed result to the graph. `backward(result, gradient)` returns one gradient per argument, None for those that
         /// do not track; it must capture no tensor derived from the result.
         pub(super) fn $join<T: Scalar>(
@@ -260,15 +303,26 @@ macro_rules! join {
             shape: impl Into<Shape>,
             backward: impl Fn(&Tensor, &Tensor) -> Result<[Option<Tensor>; $n]> + Send + Sync + 'static,
         ) -> Result<Tensor> {
+            $placed(name, $first, $($arg,)* Storage::Cpu(T::to_cpu_storage_owned(result)), shape, backward)
+        }
+
+        /// The same for a result that lies on the arguments' device.
+        pub(super) fn $placed(
+            name: &'static str,
+            $first: &Tensor, $($arg: &Tensor,)*
+            result: Storage,
+            shape: impl Into<Shape>,
+            backward: impl Fn(&Tensor, &Tensor) -> Result<[Option<Tensor>; $n]> + Send + Sync + 'static,
+        ) -> Result<Tensor> {
             let shape = shape.into();
             if !($first.track_op() $(|| $arg.track_op())*) {
-                return tensor(result, shape);
+                return Ok(Tensor::from_storage(result, shape, BackpropOp::none(), false));
             }
-            let result = Mutex::new(Some((T::to_cpu_storage_owned(result), shape)));
+            let result = Mutex::new(Some((result, shape)));
             $first.$apply($($arg,)* Node::<$n> { name, result, backward: Box::new(backward) })
         }
     };
 }
-join!(join1, 1, apply_op1, x);
-join!(join2, 2, apply_op2, x, y);
-join!(join3, 3, apply_op3, x, y, z);
+join!(join1, placed1, 1, apply_op1, x);
+join!(join2, placed2, 2, apply_op2, x, y);
+join!(join3, placed3, 3, apply_op3, x, y, z);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join1, join2, pieces, pieces_work, sum1, sum2, tensor};
+use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join1, join2, on_cuda, pieces, pieces_work, sum1, sum2, tensor};
 
 /// Mean and biased variance of every plane.
 fn moments<T: Scalar>(x: &[T], plane: usize) -> Vec<(T, T)> {
@@ -125,6 +125,7 @@ fn instance_norm_of<T: Scalar>(x: &Tensor, eps: f64) -> Result<Tensor> {
 
 /// Instance norm without parameters: (x - mean) / sqrt(var + eps) of every plane, with the biased variance.
 pub fn instance_norm(x: &Tensor, eps: f64) -> Result<Tensor> {
+    on_cuda!(x, instance_norm(&planes(x)?.0, eps));
     by_dtype!(x, instance_norm_of(x, eps))
 }
 
@@ -137,6 +138,7 @@ fn style_stats_of<T: Scalar>(x: &Tensor) -> Result<Tensor> {
 /// The style of every channel: x [b, C, H, W] -> [b, 2C], the C means, then the C standard deviations (biased, no epsilon; the
 /// gradient of a flat plane's deviation is 0).
 pub fn style_stats(x: &Tensor) -> Result<Tensor> {
+    on_cuda!(x, style_stats(&planes(x)?.0));
     by_dtype!(x, style_stats_of(x))
 }
 
@@ -148,6 +150,7 @@ fn both<T: Scalar>(x: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
 
 /// ([`instance_norm`], [`style_stats`]) of x, the statistics computed once.
 pub fn instance_norm_stats(x: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+    on_cuda!(x, instance_norm_stats(&planes(x)?.0, eps));
     by_dtype!(x, both(x, eps))
 }
 
@@ -157,6 +160,7 @@ fn adain_of<T: Scalar>(x: &Tensor, style: &Tensor, eps: f64) -> Result<Tensor> {
     if style.elem_count() != 2 * b * c || style.dims().first() != Some(&b) {
         bail!("adain: style {:?} for input {:?}", style.dims(), x.dims())
     }
+    on_cuda!(&x, adain(&x, &style, eps));
     let eps = T::of(eps);
     let m = moments(&data::<T>(&x)?, x.elem_count() / (b * c).max(1));
     let out = normalise(&data::<T>(&x)?, &m, Some(&data::<T>(&style)?), c, eps);
@@ -178,7 +182,7 @@ pub fn adain(x: &Tensor, style: &Tensor, eps: f64) -> Result<Tensor> {
 }
 
 /// [b, C, S]: what a norm over dimension 1 sees.
-fn vectors(x: &Tensor) -> Result<(usize, usize)> {
+pub(super) fn vectors(x: &Tensor) -> Result<(usize, usize)> {
     match x.dims() {
         [_, c, rest @ ..] if *c > 0 => Ok((*c, rest.iter().product())),
         _ => bail!("a norm over dimension 1 needs [b, C, ..], got {:?}", x.dims()),
@@ -247,6 +251,7 @@ fn by_length<T: Scalar>(
 }
 
 fn pixel_norm_of<T: Scalar>(x: &Tensor, eps: f64) -> Result<Tensor> {
+    on_cuda!(x, by_length(super::cuda::Length::Pixel, x, eps));
     let (n, eps) = (T::of(vectors(x)?.0 as f64), T::of(eps));
     let factor = move |q: T| T::one() / (q / n + eps).sqrt();
     by_length("pixel_norm", x, factor, move |q| {
@@ -261,6 +266,7 @@ pub fn pixel_norm(x: &Tensor, eps: f64) -> Result<Tensor> {
 }
 
 fn unit<T: Scalar>(x: &Tensor, eps: f64) -> Result<Tensor> {
+    on_cuda!(x, by_length(super::cuda::Length::Unit, x, eps));
     let eps = T::of(eps);
     by_length(
         "unit_normalize",

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, by_dtype, data, fresh, gather, join1, join2, pieces, sum2, tensor};
+use super::node::{Scalar, by_dtype, data, fresh, gather, join1, join2, on_cuda, pieces, sum2, tensor};
 
 /// Elements that one task handles.
 const CHUNK: usize = 1 << 14;
@@ -25,6 +25,7 @@ fn scaled<T: Scalar>(g: &Tensor, factor: T) -> Result<Tensor> {
 
 fn mix_of<T: Scalar>(x: &Tensor, a: f64, y: &Tensor, b: f64) -> Result<Tensor> {
     same("mix", x, y)?;
+    on_cuda!(x, mix(x, a, y, b));
     let (x, y) = (x.contiguous()?, y.contiguous()?);
     let (a, b) = (T::of(a), T::of(b));
     let out = {
@@ -54,6 +55,7 @@ fn channel_affine_of<T: Scalar>(x: &Tensor, scale: &[f64], shift: &[f64]) -> Res
     if scale.len() != c || shift.len() != c {
         bail!("channel_affine: {} scales and {} shifts for {c} channels", scale.len(), shift.len())
     }
+    on_cuda!(x, channel_affine(x, scale, shift));
     let x = x.contiguous()?;
     let factors: Vec<(T, T)> = scale.iter().zip(shift).map(|(a, b)| (T::of(*a), T::of(*b))).collect();
     let plane = h * w;
@@ -79,6 +81,7 @@ pub fn channel_affine(x: &Tensor, scale: &[f64], shift: &[f64]) -> Result<Tensor
 
 fn mse_of<T: Scalar>(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     same("mse", x, y)?;
+    on_cuda!(x, mse(x, y));
     let (x, y) = (x.contiguous()?, y.contiguous()?);
     let n = x.elem_count();
     let value = {

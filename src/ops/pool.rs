@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, by_dtype, data, fresh, join1, pieces, tensor};
+use super::node::{Scalar, by_dtype, data, fresh, join1, on_cuda, pieces, tensor};
 
 /// (tensor, [b, C], [H, W], [H/2, W/2])
 type Halved = (Tensor, [usize; 2], [usize; 2], [usize; 2]);
@@ -17,6 +17,7 @@ fn halves(x: &Tensor) -> Result<Halved> {
 
 fn avg<T: Scalar>(x: &Tensor) -> Result<Tensor> {
     let (x, [b, c], [h, w], [oh, ow]) = halves(x)?;
+    on_cuda!(&x, avg_pool2(&x));
     let quarter = T::of(0.25);
     let out = {
         let xd = data::<T>(&x)?;
@@ -58,6 +59,7 @@ pub fn avg_pool2(x: &Tensor) -> Result<Tensor> {
 
 fn max<T: Scalar>(x: &Tensor) -> Result<Tensor> {
     let (x, [b, c], [h, w], [oh, ow]) = halves(x)?;
+    on_cuda!(&x, max_pool2(&x));
     let out = {
         let xd = data::<T>(&x)?;
         let xd: &[T] = &xd;
@@ -109,6 +111,7 @@ pub fn max_pool2(x: &Tensor) -> Result<Tensor> {
 
 fn up<T: Scalar>(x: &Tensor) -> Result<Tensor> {
     let (b, c, h, w) = x.dims4()?;
+    on_cuda!(x, upsample2(x));
     let x = x.contiguous()?;
     let out = {
         let xd = data::<T>(&x)?;

@@ -1,8 +1,8 @@
 //! Recomputation by segment: less memory for one more forward pass (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
 
-use candle_core::{Result, Tensor, Var, bail};
+use candle_core::{Result, Storage, Tensor, Var, bail};
 
-use super::node::{Scalar, by_dtype, data, join1, join2};
+use super::node::{Scalar, by_dtype, data, placed1, placed2};
 
 type Segment = dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync;
 
@@ -19,6 +19,15 @@ fn gradients(f: &Segment, inputs: &[Tensor], wanted: &[bool], g: &Tensor) -> Res
     leaves.iter().zip(wanted).map(of).collect()
 }
 
+/// A copy of a contiguous tensor's values.
+fn values<T: Scalar>(y: &Tensor) -> Result<Storage> {
+    #[cfg(any(feature = "cuda", feature = "emulate-cuda"))]
+    if super::cuda::serves(y)? {
+        return Ok(super::cuda::Buffer::copy(y)?.into_storage());
+    }
+    Ok(Storage::Cpu(T::to_cpu_storage_owned(data::<T>(y)?.to_vec())))
+}
+
 fn run<T: Scalar>(first: &Tensor, rest: &[&Tensor], f: Box<Segment>) -> Result<Tensor> {
     let held: Vec<Tensor> = std::iter::once(&first).chain(rest).map(|t| t.detach().contiguous()).collect::<Result<_>>()?;
     // No input tracks, so the segment's own graph is gone as soon as its result is there.
@@ -27,18 +36,18 @@ fn run<T: Scalar>(first: &Tensor, rest: &[&Tensor], f: Box<Segment>) -> Result<T
         bail!("recompute: the segment reads a variable that is not among its inputs; its gradient would be lost")
     }
     let y = y.contiguous()?;
-    let (values, shape) = (data::<T>(&y)?.to_vec(), y.shape().clone());
+    let (values, shape) = (values::<T>(&y)?, y.shape().clone());
     let wanted: Vec<bool> = std::iter::once(&first).chain(rest).map(|t| t.track_op()).collect();
     let tracked: Vec<Tensor> = rest.iter().filter(|t| t.track_op()).map(|t| t.flatten_all()).collect::<Result<_>>()?;
     if tracked.is_empty() {
-        return join1("recompute", first, values, shape, move |_, g| {
+        return placed1("recompute", first, values, shape, move |_, g| {
             let dx = gradients(&f, &held, &wanted, g)?.swap_remove(0);
             Ok([dx])
         });
     }
     // A graph node has few inputs: the others enter as one vector.
     let flat = Tensor::cat(&tracked, 0)?;
-    join2("recompute", first, &flat, values, shape, move |_, g| {
+    placed2("recompute", first, &flat, values, shape, move |_, g| {
         let mut grads = gradients(&f, &held, &wanted, g)?;
         let dx = grads.remove(0);
         let others: Vec<Tensor> = grads.into_iter().flatten().map(|g| g.flatten_all()).collect::<Result<_>>()?;

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::node::{Scalar, by_dtype, data, join1, tensor};
+use super::node::{Scalar, by_dtype, data, join1, on_cuda, tensor};
 use super::unfold::gemm;
 
 /// out = a x b^T for every plane of x [planes, h, w]; a [oh, h] and b [ow, w] with (row, column) strides.
@@ -42,6 +42,7 @@ fn run<T: Scalar>(x: &Tensor, rh: &Tensor, rw: &Tensor) -> Result<Tensor> {
         bail!("matmul_resize: input {:?}, matrices {:?} and {:?} do not fit", x.dims(), rh.dims(), rw.dims())
     }
     let (x, rh, rw) = (x.contiguous()?, rh.detach().contiguous()?, rw.detach().contiguous()?);
+    on_cuda!(&x, resize(&x, rh, rw));
     let pair = Pair { oh, h, sa: (h, 1), ow, w, sb: (w, 1) };
     let out = pair.apply(&data::<T>(&x)?, &data::<T>(&rh)?, &data::<T>(&rw)?);
     join1("matmul_resize", &x, out, (n, c, oh, ow), move |_, g| {

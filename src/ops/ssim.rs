@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join2, tensor};
+use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join2, on_cuda, tensor};
 
 const CHUNK: usize = 1 << 13;
 
@@ -24,6 +24,7 @@ fn products<T: Scalar>(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dims() != b.dims() {
         bail!("ssim_products: shapes {:?} and {:?} differ", a.dims(), b.dims())
     }
+    on_cuda!(a, ssim_products(a, b, tripled(a)?));
     let (a, b) = (a.contiguous()?, b.contiguous()?);
     let n = a.elem_count();
     let out = {
@@ -93,6 +94,7 @@ fn map_of<T: Scalar>(mean_a: &Tensor, means: &Tensor, c1: f64, c2: f64) -> Resul
         bail!("ssim_map: means {:?} for {:?}", means.dims(), mean_a.dims())
     }
     let (a, means) = (mean_a.contiguous()?, means.contiguous()?);
+    on_cuda!(&a, ssim_map(&a, &means, c1, c2));
     let (c1, c2) = (T::of(c1), T::of(c2));
     let n = a.elem_count();
     let out = {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::node::{Scalar, Shared, fresh};
 
 /// The geometry of a convolution from [n, ci, h, w] to [n, co, oh, ow].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Geometry {
     pub n: usize,
     pub ci: usize,

@@ -100,7 +100,7 @@ pub struct GeneratorCost {
 }
 
 impl Cost {
-    /// The cost of a generator's card on a backend ("cpu" or "cuda"); that of the profile where it has none of its own.
+    /// The cost of a generator's card on a backend ("cpu", "cuda" or "cuda-tf32"); that of the profile where it has none of its own.
     pub fn of(&self, card: &str, backend: &str) -> GeneratorCost {
         self.cpu.get(card).copied().filter(|_| backend == "cpu").unwrap_or(GeneratorCost {
             train_seconds: self.train_seconds,

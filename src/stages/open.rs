@@ -36,7 +36,7 @@ pub fn generator(name: &str, device: &Device) -> Result<Box<dyn Generator>> {
 }
 
 /// Initial weights: for tests of the machinery and for costs, never for a result.
-fn seeded(card: &Card, seed: u64, target: &Target) -> Result<Box<dyn Generator>> {
+pub(crate) fn seeded(card: &Card, seed: u64, target: &Target) -> Result<Box<dyn Generator>> {
     let network = card.network()?;
     let family = Family::ALL.into_iter().find(|f| f.name() == network.family);
     let needs = |keys: &str| Error::usage(format!("baselines/{}.toml: a seeded {} needs {keys}", card.name, network.family));

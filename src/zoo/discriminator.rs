@@ -5,8 +5,7 @@
 //! through the network side by side; the masks of the leaky ReLU are constants. It is exact (paper_recipe: 3e-16 in f64), while a
 //! finite difference is not, because the gradient of a leaky-ReLU network jumps.
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, Var, bail};
-use rayon::prelude::*;
+use candle_core::{DType, Result, Tensor, Var, bail};
 
 use crate::generators::Stage;
 use crate::ops;
@@ -53,7 +52,7 @@ impl Dual {
     }
 
     fn after_lrelu(&self, value: Tensor, slope: f64) -> Result<Dual> {
-        let tangent = self.tangent.as_ref().map(|t| t.apply_op2(&value.detach(), Masked { slope })).transpose()?;
+        let tangent = self.tangent.as_ref().map(|t| ops::lrelu_tangent(t, &value, slope)).transpose()?;
         Ok(Dual { value, tangent })
     }
 
@@ -89,43 +88,6 @@ impl Dual {
             None => None,
         };
         Ok(Dual { value: Tensor::cat(&[&self.value, &as_channel(&std)?], 1)?, tangent })
-    }
-}
-
-/// `t * (1 where y > 0, else slope)`, y being the output of a leaky ReLU; y is a constant.
-struct Masked {
-    slope: f64,
-}
-
-impl CustomOp2 for Masked {
-    fn name(&self) -> &'static str {
-        "masked-tangent"
-    }
-
-    fn cpu_fwd(&self, t: &CpuStorage, lt: &Layout, y: &CpuStorage, ly: &Layout) -> Result<(CpuStorage, Shape)> {
-        fn masked<T: Copy + Default + PartialOrd + std::ops::Mul<Output = T> + Send + Sync>(t: &[T], y: &[T], slope: T) -> Vec<T> {
-            const CHUNK: usize = 1 << 15;
-            let mut out = vec![T::default(); t.len()];
-            out.par_chunks_mut(CHUNK).zip(t.par_chunks(CHUNK)).zip(y.par_chunks(CHUNK)).for_each(|((out, t), y)| {
-                for ((out, &t), &y) in out.iter_mut().zip(t).zip(y) {
-                    *out = if y > T::default() { t } else { t * slope };
-                }
-            });
-            out
-        }
-        let (Some((t0, t1)), Some((y0, y1))) = (lt.contiguous_offsets(), ly.contiguous_offsets()) else {
-            bail!("masked-tangent needs contiguous tensors")
-        };
-        let out = match (t, y) {
-            (CpuStorage::F32(t), CpuStorage::F32(y)) => CpuStorage::F32(masked(&t[t0..t1], &y[y0..y1], self.slope as f32)),
-            (CpuStorage::F64(t), CpuStorage::F64(y)) => CpuStorage::F64(masked(&t[t0..t1], &y[y0..y1], self.slope)),
-            _ => bail!("masked-tangent knows f32 and f64"),
-        };
-        Ok((out, lt.shape().clone()))
-    }
-
-    fn bwd(&self, _t: &Tensor, y: &Tensor, _out: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(grad.contiguous()?.apply_op2_no_bwd(y, &Masked { slope: self.slope })?), None))
     }
 }
 

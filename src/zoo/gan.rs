@@ -383,7 +383,7 @@ impl Trainer {
         let t = self.since_growth as f64;
         let keep = EMA.min((1.0 + t) / (10.0 + t));
         for (average, param) in self.average_params.vars().iter().zip(self.generator_params.vars()) {
-            average.var.as_tensor().inplace_op2(param.var.as_tensor(), &Towards { weight: 1.0 - keep })?;
+            Towards { weight: 1.0 - keep }.apply(average.var.as_tensor(), param.var.as_tensor())?;
         }
         Ok(())
     }
@@ -480,6 +480,16 @@ fn sigmoid(x: f32) -> f64 {
 /// a += weight * (b - a), in place.
 struct Towards {
     weight: f64,
+}
+
+impl Towards {
+    fn apply(&self, a: &Tensor, b: &Tensor) -> candle_core::Result<()> {
+        #[cfg(any(feature = "cuda", feature = "emulate-cuda"))]
+        if crate::ops::cuda::serves(a)? {
+            return crate::ops::cuda::towards(a, &b.contiguous()?, self.weight);
+        }
+        a.inplace_op2(b, self)
+    }
 }
 
 impl InplaceOp2 for Towards {
