@@ -173,6 +173,18 @@ fn a_device_word_that_means_nothing() {
 }
 
 #[test]
+fn precision_is_a_word_that_the_device_knows() {
+    for (word, message) in [
+        ("tf32", "--precision tf32: only CUDA devices have it; the CPU computes in f32"),
+        ("bf16", "--precision bf16 is not offered: nothing has shown yet that it does the results no harm"),
+        ("f64", "--precision f64: \"f32\" or \"tf32\" is expected"),
+    ] {
+        let output = Sandbox::new().run(&["run", "ablation_mtv", "--profile", "tiny", "--device", "cpu", "--precision", word]);
+        refused(&output, 2, message);
+    }
+}
+
+#[test]
 #[cfg(not(feature = "cuda"))]
 fn a_cuda_device_without_the_feature() {
     let output = Sandbox::new().run(&["run", "ablation_mtv", "--profile", "tiny", "--device", "cuda:0"]);
