@@ -26,7 +26,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 pub(super) use act::{fused, log_softmax, lrelu, tangent};
 pub(super) use conv::{conv, spread};
 #[cfg(feature = "cuda")]
-pub use device::{Device as Card, exact, open, set_exact};
+pub use device::{Card, exact, open, set_exact};
 #[cfg(feature = "emulate-cuda")]
 pub use emulator::{emulate, launches};
 pub(super) use filter::filter;
