@@ -13,12 +13,15 @@ use mtv_bench::spec::Card;
 use mtv_bench::zoo::checkpoint;
 use mtv_bench::zoo::classifier::{self, log_probabilities};
 use mtv_bench::zoo::discriminator::{self, Discriminator, Dual, Penalty};
-use mtv_bench::zoo::faces::{FACTORS, Factor, Picture, SIZE, Source, Split, TRAIN_IDENTITIES, UNSEEN_EVERY};
+use mtv_bench::zoo::drawing::{SIZE, Split, tensor};
+use mtv_bench::zoo::faces::{FACTORS, Factor, Picture, Source, TRAIN_IDENTITIES, UNSEEN_EVERY};
 use mtv_bench::zoo::gan::{self, Recipe, Trainer};
 use mtv_bench::zoo::linear_algebra::{Symmetric, ridge};
 use mtv_bench::zoo::measure::frechet;
 use mtv_bench::zoo::networks;
+use mtv_bench::zoo::objects::{self, CLASSES};
 use mtv_bench::zoo::pool::Pool;
+use mtv_bench::zoo::source;
 
 const CPU: Device = Device::Cpu;
 
@@ -26,7 +29,7 @@ const CPU: Device = Device::Cpu;
 fn a_picture_depends_on_seed_split_and_index_only() {
     let source = Source::new(3);
     let one = source.draw(Split::Train, 41);
-    assert_eq!(one, Source::new(3).draw_all(Split::Train, &[7, 41])[1]);
+    assert_eq!(one.rgb, source::Source::Faces(Source::new(3)).draw_all(Split::Train, &[7, 41])[1].rgb);
     assert_eq!((one.rgb.len(), one.mask.len()), (3 * SIZE * SIZE, SIZE * SIZE));
     assert_ne!(one.rgb, Source::new(4).draw(Split::Train, 41).rgb);
     assert_ne!(one.rgb, source.draw(Split::Train, 42).rgb);
@@ -38,7 +41,7 @@ fn no_person_is_in_both_splits_and_each_has_several_pictures() {
     let source = Source::new(1);
     let people = |split, n: u64| -> BTreeMap<u32, Vec<Picture>> {
         let mut people: BTreeMap<u32, Vec<Picture>> = BTreeMap::new();
-        source.draw_all(split, &(0..n).collect::<Vec<_>>()).into_iter().for_each(|p| people.entry(p.identity).or_default().push(p));
+        (0..n).map(|i| source.draw(split, i)).for_each(|p| people.entry(p.identity).or_default().push(p));
         people
     };
     let (train, held_out) = (people(Split::Train, 1500), people(Split::HeldOut, 1500));
@@ -51,6 +54,63 @@ fn no_person_is_in_both_splits_and_each_has_several_pictures() {
         assert_eq!(wears, index % UNSEEN_EVERY == UNSEEN_EVERY - 1);
     }
     assert!(train.values().flatten().all(|p| p.unseen.is_none()));
+}
+
+#[test]
+fn an_object_lies_under_its_mask_wherever_it_is() {
+    let source = objects::Source::new(3);
+    let (mut seen, mut area, mut off_centre) = (BTreeMap::new(), 0.0, 0.0f64);
+    for index in 0..200 {
+        let one = source.draw(Split::Train, index);
+        assert_eq!(one, objects::Source::new(3).draw(Split::Train, index));
+        assert_eq!((one.rgb.len(), one.mask.len()), (3 * SIZE * SIZE, SIZE * SIZE));
+        *seen.entry(one.class).or_insert(0) += 1;
+        // The same picture with another class differs where one of both objects is, and nowhere else.
+        let other = source.draw_with(Split::Train, index, Some((one.class + 1) % CLASSES.len()), &[]);
+        for at in 0..SIZE * SIZE {
+            if one.mask[at] == 0 && other.mask[at] == 0 {
+                assert_eq!(one.rgb[3 * at..3 * at + 3], other.rgb[3 * at..3 * at + 3], "picture {index}, pixel {at}");
+            }
+        }
+        assert_ne!(one.rgb, other.rgb);
+        let weights: Vec<f64> = one.mask.iter().map(|&v| f64::from(v) / 255.0).collect();
+        let sum: f64 = weights.iter().sum();
+        assert!(sum > 60.0, "picture {index}: the object has {sum} pixels");
+        area += sum / (SIZE * SIZE) as f64 / 200.0;
+        let across = weights.iter().enumerate().map(|(at, w)| w * (at % SIZE) as f64).sum::<f64>() / sum;
+        off_centre = off_centre.max((across - 31.5).abs());
+    }
+    assert_eq!(seen.len(), CLASSES.len(), "{seen:?}");
+    assert!(area > 0.05 && area < 0.3, "the objects cover {area} of the frame");
+    assert!(off_centre > 20.0, "no object is more than {off_centre} pixels from the middle");
+    assert_ne!(source.draw(Split::HeldOut, 0).rgb, source.draw(Split::Train, 0).rgb);
+}
+
+#[test]
+fn a_pool_finds_another_picture_of_the_same_class() {
+    let pool = Pool::draw(&source::Source::Objects(objects::Source::new(1)), Split::Train, 60);
+    let stream = Stream::new(1, "mates");
+    for item in 0..200 {
+        let first = pool.pick(&stream, item);
+        let mate = pool.mate(first, &stream, 1000 + item);
+        assert_eq!(pool.label(first).class, pool.label(mate).class);
+        let alone = (0..pool.len()).filter(|&i| pool.label(i).class == pool.label(first).class).count() == 1;
+        assert_eq!(mate == first, alone);
+    }
+}
+
+#[test]
+fn what_is_left_of_a_training_can_be_rescheduled() -> mtv_bench::Result<()> {
+    let mut trainer = Trainer::new(recipe(), build, pool(&recipe()), &CPU)?;
+    trainer.step()?;
+    assert_eq!(trainer.recipe().left(trainer.shown()), [8, 24]);
+    trainer.reschedule(0.5);
+    assert_eq!(trainer.recipe().stages, [12, 12]);
+    (0..2).try_for_each(|_| trainer.step().map(|_| ()))?;
+    trainer.reschedule(2.0);
+    // 24 shown: the first stage is over, 0 of the second is left.
+    assert_eq!((trainer.recipe().stages.clone(), trainer.done()), (vec![12, 12], true));
+    Ok(())
 }
 
 /// Mean absolute change of the pixels in a box (rows, columns), from one value of a factor to another.
@@ -97,7 +157,7 @@ fn the_mask_is_the_head() {
 
 #[test]
 fn a_smaller_batch_is_the_average_of_the_larger() -> candle_core::Result<()> {
-    let source = Source::new(2);
+    let source = source::Source::Faces(Source::new(2));
     let large = source.batch(Split::Train, &[0, 1], 64, &CPU)?;
     let small = source.batch(Split::Train, &[0, 1], 16, &CPU)?;
     let averaged = mtv_bench::ops::avg_pool2(&mtv_bench::ops::avg_pool2(&large)?)?;
@@ -167,7 +227,7 @@ fn recipe() -> Recipe {
 }
 
 fn pool(recipe: &Recipe) -> Pool {
-    Pool::draw(&Source::new(1), Split::Train, recipe.pool)
+    Pool::draw(&source::Source::Faces(Source::new(1)), Split::Train, recipe.pool)
 }
 
 fn weights(folder: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -192,7 +252,7 @@ fn a_training_resumed_after_every_step_equals_an_unbroken_one() -> mtv_bench::Re
     while !trainer.done() {
         trainer.step()?;
         trainer.save(broken.path())?;
-        trainer = Trainer::resume(broken.path(), |_| (), build, pool, &CPU)?;
+        trainer = Trainer::resume(broken.path(), build, pool, &CPU)?;
     }
     assert_eq!(weights(whole.path()), weights(broken.path()));
     Ok(())
@@ -272,8 +332,14 @@ fn shipped_networks_are_the_files_of_their_cards_and_open() -> mtv_bench::Result
                 assert_eq!(Some(generator.layout().resolution), card.resolution);
                 assert!(generator.centre().is_some(), "{path} has no mean w");
             }
-            networks::Training::Classifier(_) => drop(networks::open_classifier(&bytes, &path, &CPU)?),
-            networks::Training::Judge(_) => drop(networks::open_judge(&bytes, &path, &CPU)?),
+            networks::Training::Classifier(_) | networks::Training::ObjectClassifier(_) => {
+                let vgg = networks::open_classifier(&bytes, &path, &CPU)?;
+                assert_eq!(vgg.config().classifier.last().copied(), network.shape().classes, "{path}");
+            }
+            networks::Training::Judge(_) | networks::Training::ObjectJudge(_) => {
+                drop(networks::open_judge(&network.source(), &bytes, &path, &CPU)?)
+            }
+            networks::Training::Identity(_) => drop(networks::open_identity(&bytes, &path, &CPU)?),
         }
         for picture in card.training.map(|t| t.pictures).unwrap_or_default() {
             assert!(mtv_bench::spec::files::read(&format!("baselines/{picture}"))?.is_some(), "{picture}");
@@ -283,15 +349,19 @@ fn shipped_networks_are_the_files_of_their_cards_and_open() -> mtv_bench::Result
     Ok(())
 }
 
+fn faces() -> source::Source {
+    source::Source::Faces(Source::new(source::SEED))
+}
+
 /// The judge, which never saw a held-out person, reads glasses, smile and yaw off shipped samples as varied as the source's.
 #[test]
 fn the_shipped_generator_makes_varied_faces() -> mtv_bench::Result<()> {
     let read = |name: &str| mtv_bench::zoo::model_card::shipped(name);
     let generator = networks::open_generator(&read("mini/stylegan1")?, "mini/stylegan1", &CPU)?;
-    let judge = networks::open_judge(&read("mini/judge")?, "mini/judge", &CPU)?;
+    let judge = networks::open_judge(&faces(), &read("mini/judge")?, "mini/judge", &CPU)?;
     let sampler = mtv_bench::zoo::measure::Sampler { generator: generator.as_ref(), seed: 77, device: &CPU };
     let seen = mtv_bench::zoo::measure::Seen::through(&judge, 100, |first, count| sampler.images(first, count))?;
-    let real = mtv_bench::zoo::measure::Seen::held_out(&judge, &Source::new(networks::SOURCE_SEED), 0, 100, &CPU)?;
+    let real = mtv_bench::zoo::measure::Seen::held_out(&judge, &faces(), 0, 100, &CPU)?;
     for factor in [Factor::Smile, Factor::Yaw, Factor::Glasses, Factor::SkinTone] {
         let (a, b) = (seen.spread()[factor as usize], real.spread()[factor as usize]);
         assert!(a > 0.5 * b, "{factor:?}: {a} beside {b}");

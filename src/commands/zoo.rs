@@ -6,9 +6,11 @@ use clap::Subcommand;
 
 use crate::record::store::{Lock, create_folder};
 use crate::spec::Card;
-use crate::zoo::faces::{FACTORS, Factor, Source, Split};
+use crate::zoo::drawing::Split;
+use crate::zoo::faces::UNSEEN_EVERY;
 use crate::zoo::judge::Judge;
-use crate::zoo::networks::{self, Network, SOURCE_SEED, WEIGHTS};
+use crate::zoo::networks::{self, Network, Training, WEIGHTS};
+use crate::zoo::source::{self, Source};
 use crate::zoo::{model_card, sheet};
 use crate::{Error, Result, machine};
 
@@ -29,8 +31,8 @@ enum Action {
         /// Go on from the state in the folder.
         #[arg(long)]
         resume: bool,
-        /// Shorten or lengthen a generator's training to about this many minutes on this machine.
-        #[arg(long, conflicts_with = "resume")]
+        /// Shorten or lengthen a generator's training, or what is left of it, to about this many minutes on this machine.
+        #[arg(long)]
         budget_minutes: Option<f64>,
         /// Another seed than the shipped network's.
         #[arg(long, conflicts_with = "resume")]
@@ -48,23 +50,31 @@ enum Action {
         /// The weights that `zoo train` left.
         #[arg(long, value_name = "FILE")]
         weights: Option<PathBuf>,
-        /// Weights of the judge, where mini/judge is not shipped yet.
+        /// Weights of the judge of the network's source, where it is not shipped yet.
         #[arg(long, value_name = "FILE")]
         judge: Option<PathBuf>,
         #[arg(long, value_name = "DIR", default_value = "baselines")]
         out: PathBuf,
     },
-    /// Measure a shipped network again and compare with its card.
-    Verify { name: String },
-    /// Draw a sheet of the face source: samples, or one factor from -1 to 1.
-    Faces {
-        /// A factor, for example "smile"; without it, 64 pictures.
+    /// Measure shipped networks again and compare with their cards: within 2 % (or 0.01) per number, files to the byte.
+    Verify {
+        /// The network; all that ship without it.
+        name: Option<String>,
+    },
+    /// Draw a sheet of a picture source: 64 samples, or one factor from -1 to 1.
+    Sheet {
+        /// "faces" or "objects".
+        source: String,
+        /// A factor, for example "smile" or "scale".
         #[arg(long)]
         factor: Option<String>,
-        /// The held-out pictures with accessories that the generators never see.
+        /// The held-out faces with accessories that the generators never see.
         #[arg(long, conflicts_with = "factor")]
         unseen: bool,
-        #[arg(long, value_name = "FILE", default_value = "faces.png")]
+        /// The masks beside the pictures.
+        #[arg(long)]
+        masks: bool,
+        #[arg(long, value_name = "FILE", default_value = "sheet.png")]
         out: PathBuf,
     },
 }
@@ -93,10 +103,11 @@ pub fn run(args: Args) -> Result<()> {
             let network = Network::named(&name)?;
             let device = candle_core::Device::Cpu;
             let weights = weights.unwrap_or_else(|| state_folder(&network).join(WEIGHTS));
-            let judge = match (judge, network.name) {
-                (Some(path), _) => open_judge(&path)?,
-                (None, "mini/judge") => open_judge(&weights)?,
-                (None, _) => shipped_judge()?,
+            let own = matches!(network.training, Training::Judge(_) | Training::ObjectJudge(_));
+            let judge = match judge {
+                Some(path) => open_judge(&network, &path)?,
+                None if own => open_judge(&network, &weights)?,
+                None => shipped_judge(&network)?,
             };
             let measured = model_card::write(&network, &weights, &judge, &out, &device)?;
             for (name, value) in &measured.numbers {
@@ -108,14 +119,8 @@ pub fn run(args: Args) -> Result<()> {
             println!("{}", out.join(format!("{}.toml", network.name)).display());
             Ok(())
         }
-        Action::Verify { name } => {
-            let network = Network::named(&name)?;
-            for line in model_card::verify(&network, &shipped_judge()?, &candle_core::Device::Cpu)? {
-                println!("{line}");
-            }
-            Ok(())
-        }
-        Action::Faces { factor, unseen, out } => faces(factor.as_deref(), unseen, &out),
+        Action::Verify { name } => verify(name.as_deref()),
+        Action::Sheet { source, factor, unseen, masks, out } => draw_sheet(&source, factor.as_deref(), unseen, masks, &out),
     }
 }
 
@@ -123,13 +128,36 @@ fn state_folder(network: &Network) -> PathBuf {
     Path::new("results/cache/zoo").join(network.name)
 }
 
-fn open_judge(path: &Path) -> Result<Judge> {
+fn open_judge(network: &Network, path: &Path) -> Result<Judge> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, "reading", e))?;
-    networks::open_judge(&bytes, &path.display().to_string(), &candle_core::Device::Cpu)
+    networks::open_judge(&network.source(), &bytes, &path.display().to_string(), &candle_core::Device::Cpu)
 }
 
-fn shipped_judge() -> Result<Judge> {
-    networks::open_judge(&model_card::shipped("mini/judge")?, "baselines/mini/judge.safetensors", &candle_core::Device::Cpu)
+fn shipped_judge(network: &Network) -> Result<Judge> {
+    let name = network.judge();
+    networks::open_judge(&network.source(), &model_card::shipped(name)?, name, &candle_core::Device::Cpu)
+}
+
+/// Every network is measured before the first that differs ends the command.
+fn verify(name: Option<&str>) -> Result<()> {
+    let networks = match name {
+        Some(name) => vec![Network::named(name)?],
+        None => networks::all().into_iter().filter(|n| model_card::shipped(n.name).is_ok()).collect(),
+    };
+    let mut failed = None;
+    for network in networks {
+        match model_card::verify(&network, &shipped_judge(&network)?, &candle_core::Device::Cpu) {
+            Ok(lines) => {
+                println!("{}: as its card says", network.name);
+                lines.iter().for_each(|line| println!("    {line}"));
+            }
+            Err(error) => {
+                println!("{}: {}", network.name, error.message);
+                failed = failed.or(Some(error));
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 fn list() -> Result<()> {
@@ -141,7 +169,7 @@ fn list() -> Result<()> {
         };
         let minutes = training.seconds / 60.0;
         println!("    {} images in {minutes:.0} minutes, seed {}, {}", training.images, training.seed, training.machine);
-        for key in ["frechet_distance", "frechet_floor", "diversity", "source_diversity", "share_glasses", "accuracy"] {
+        for key in ["frechet_distance", "frechet_floor", "diversity", "source_diversity", "share_glasses", "accuracy", "cam_energy_in_mask_128px", "mask_area", "first_of_100"] {
             if let Some(value) = training.measured.get(key) {
                 println!("    {key} {value}");
             }
@@ -150,21 +178,28 @@ fn list() -> Result<()> {
     Ok(())
 }
 
-fn faces(factor: Option<&str>, unseen: bool, out: &Path) -> Result<()> {
-    let source = Source::new(SOURCE_SEED);
+fn draw_sheet(name: &str, factor: Option<&str>, unseen: bool, masks: bool, out: &Path) -> Result<()> {
+    let card = format!("mini/{}", name.trim_start_matches("mini/"));
+    let Some(source) = Source::named(&card, source::SEED) else {
+        return Err(Error::usage(format!("there is no source \"{name}\"; there are faces and objects")));
+    };
     let pictures: Vec<_> = match factor {
         Some(name) => {
-            let Some(factor) = Factor::named(name) else {
-                return Err(Error::usage(format!("there is no factor \"{name}\"; there are {}", FACTORS.join(", "))));
+            let Some(place) = source.factors().iter().position(|f| *f == name) else {
+                return Err(Error::usage(format!("there is no factor \"{name}\"; there are {}", source.factors().join(", "))));
             };
-            let at = |i: u64| source.draw_with(Split::Train, i / 8, &[(factor, (i % 8) as f32 / 3.5 - 1.0)]);
+            let at = |i: u64| source.draw_with(Split::Train, i / 8, Some((place, (i % 8) as f32 / 3.5 - 1.0)));
             (0..64).map(at).collect()
         }
-        None if unseen => (0..64).map(|i| source.draw(Split::HeldOut, 5 * i + 4)).collect(),
+        None if unseen => (0..64).map(|i| source.draw(Split::HeldOut, UNSEEN_EVERY * i + UNSEEN_EVERY - 1)).collect(),
         None => (0..64).map(|i| source.draw(Split::Train, i)).collect(),
     };
-    let bytes: Vec<&[u8]> = pictures.iter().map(|p| p.rgb.as_slice()).collect();
-    sheet::save(out, &sheet::of_bytes(&bytes, 64, 8, 1))?;
+    let grey: Vec<Vec<u8>> = pictures.iter().map(|p| p.mask.iter().flat_map(|&v| [v; 3]).collect()).collect();
+    let bytes: Vec<&[u8]> = match masks {
+        true => pictures.iter().zip(&grey).flat_map(|(p, mask)| [p.rgb.as_slice(), mask.as_slice()]).collect(),
+        false => pictures.iter().map(|p| p.rgb.as_slice()).collect(),
+    };
+    sheet::save(out, &sheet::of_bytes(&bytes, 64, if masks { 16 } else { 8 }, 1))?;
     println!("{}", out.display());
     Ok(())
 }

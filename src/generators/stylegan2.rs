@@ -7,7 +7,7 @@
 //! A convolution is modulated by scaling its input channels by the style and its output channels by the demodulation factor, which
 //! equals the modulated kernel of the paper (equations 1 to 3) without a kernel per image.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Result, Tensor, bail};
 
@@ -154,7 +154,7 @@ pub struct StyleGan2 {
     stored_noise: Vec<Tensor>,
     centre: Option<Tensor>,
     /// The mean w that drifts in training mode, [1, w_dim]; None before the first pass.
-    drifting: RefCell<Option<Tensor>>,
+    drifting: Mutex<Option<Tensor>>,
 }
 
 impl StyleGan2 {
@@ -194,7 +194,7 @@ impl StyleGan2 {
             outputs.push(Modulated::new(&p, (cfg.image_channels, c, 1, 1), c, cfg.image_channels, cfg.w_dim)?);
         }
         let constant = synthesis.get("early_layer.const", (1, layout.channels[0].1, 4, 4), Init::Normal(1.0))?;
-        Ok(StyleGan2 { layout, mapping, constant, layers, outputs, stored_noise: Vec::new(), centre: None, drifting: RefCell::new(None) })
+        Ok(StyleGan2 { layout, mapping, constant, layers, outputs, stored_noise: Vec::new(), centre: None, drifting: Mutex::new(None) })
     }
 
     /// The same network with this centre of truncation, [rows or 1, w_dim].
@@ -245,6 +245,10 @@ impl StyleGan2 {
         Ok((self.truncate(&latent, psi, layers, Some(&centre))?, centre))
     }
 
+    fn drifting(&self) -> MutexGuard<'_, Option<Tensor>> {
+        self.drifting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The style (scale) of each layer and of each toRGB, [n, C].
     pub fn styles(&self, latent: &Tensor) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         let row = |i: usize| latent.narrow(1, i, 1)?.squeeze(1)?.contiguous();
@@ -291,10 +295,12 @@ impl Generator for StyleGan2 {
 
     fn synthesize(&self, latent: &Tensor, with: &Synthesis) -> Result<Tensor> {
         let Stage { last, blend } = with.stage.unwrap_or(Stage { last: self.outputs.len() - 1, blend: 1.0 });
-        if blend < 1.0 {
-            bail!("StyleGANv2 does not grow: its skip connections take the place of fading in")
+        let trace = self.trace(latent, with, last)?;
+        match trace.rgb.last() {
+            // A block fades in through its toRGB, the skip connection brings the image of the blocks before.
+            Some(rgb) if blend < 1.0 => trace.image - (rgb * (1.0 - blend))?,
+            _ => Ok(trace.image),
         }
-        Ok(self.trace(latent, with, last)?.image)
     }
 
     fn constant(&self) -> Option<&Tensor> {
@@ -321,7 +327,7 @@ impl Generator for StyleGan2 {
 
 impl TrainingMode for StyleGan2 {
     fn latent(&self, z: &Tensor, _classes: Option<&Tensor>, mixing: &Mixing, psi: f64, layers: usize) -> Result<Tensor> {
-        let start = match (&*self.drifting.borrow(), &self.centre) {
+        let start = match (&*self.drifting(), &self.centre) {
             (Some(centre), _) => centre.clone(),
             (None, Some(centre)) => centre.narrow(0, 0, 1)?,
             // As an untrained network of the reference starts.
@@ -329,7 +335,7 @@ impl TrainingMode for StyleGan2 {
         };
         let mix = mixing.cutoff.map(|cutoff| (&mixing.z, cutoff));
         let (latent, centre) = self.map_in_training(z, mix, (psi, layers), &start)?;
-        *self.drifting.borrow_mut() = Some(centre.detach());
+        *self.drifting() = Some(centre.detach());
         Ok(latent)
     }
 
@@ -338,7 +344,7 @@ impl TrainingMode for StyleGan2 {
     }
 
     fn state(&self) -> Result<Tensors> {
-        Ok(self.drifting.borrow().iter().map(|centre| ("centre".to_string(), centre.clone())).collect())
+        Ok(self.drifting().iter().map(|centre| ("centre".to_string(), centre.clone())).collect())
     }
 
     fn restore(&self, state: &Tensors) -> Result<()> {
@@ -346,7 +352,7 @@ impl TrainingMode for StyleGan2 {
         if let Some(centre) = centre.filter(|c| c.dims() != [1, self.layout.w_dim]) {
             bail!("the drifted mean w has shape {:?}, it must be [1, {}]", centre.dims(), self.layout.w_dim)
         }
-        *self.drifting.borrow_mut() = centre.cloned();
+        *self.drifting() = centre.cloned();
         Ok(())
     }
 }

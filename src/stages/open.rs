@@ -14,7 +14,8 @@ use crate::record::store::sha256_hex;
 use crate::spec::card::{Card, Source};
 use crate::spec::files;
 use crate::weights::{Access, Checkpoint, Options, read_bytes};
-use crate::zoo::faces;
+use crate::zoo::drawing;
+use crate::zoo::source;
 use crate::{Error, Result};
 
 /// How many z the mean w is taken over where a checkpoint does not carry it.
@@ -162,18 +163,21 @@ pub struct RealPicture {
 /// Errors: the card is no data set that this program can draw or read.
 pub fn real_pictures(name: &str, count: usize, side: usize) -> Result<Vec<RealPicture>> {
     let card = Card::load(name)?;
-    let Source::Seeded(seeded) = &card.source else {
+    let drawn = match &card.source {
+        Source::Seeded(seeded) => source::Source::named(name, seeded.seed),
+        _ => None,
+    };
+    let Some(source) = drawn else {
         return Err(Error::missing(format!(
             "the data set \"{name}\" is not on this machine: `mtv-bench weights info {name}` says how to get it"
         )));
     };
-    let source = faces::Source::new(seeded.seed);
     (0..count as u64)
         .map(|index| {
-            let picture = source.draw(faces::Split::HeldOut, index);
-            let image = Rgb8::new(faces::SIZE, faces::SIZE, picture.rgb)?;
-            let image = if side == faces::SIZE { image } else { crate::images::resize(&image, side, side, crate::images::Filter::Box) };
-            let unseen = picture.unseen.iter().map(|a| format!("{a:?}")).collect();
+            let picture = source.draw(drawing::Split::HeldOut, index);
+            let image = Rgb8::new(drawing::SIZE, drawing::SIZE, picture.rgb)?;
+            let image = if side == drawing::SIZE { image } else { crate::images::resize(&image, side, side, crate::images::Filter::Box) };
+            let unseen = picture.unseen.into_iter().collect();
             Ok(RealPicture { id: format!("real{index:05}"), image, unseen })
         })
         .collect()

@@ -8,16 +8,11 @@
 //!
 //! This file is longer than others because drawing one face is one thing; the order of drawing is the order of the functions.
 
-use candle_core::{Device, Result, Tensor};
 use rand::RngExt;
 use rand_distr::StandardNormal;
-use rayon::prelude::*;
 
+use super::drawing::{Colour, PIXELS, SIZE, Split, Texture, bump, ellipse, hsv, mix, step, times};
 use crate::random::Stream;
-
-/// Width and height of a picture in pixels.
-pub const SIZE: usize = 64;
-const PIXELS: usize = SIZE * SIZE;
 
 /// The names of the factors, in the order of [`Picture::factors`]; each lies in [-1, 1]. The first [`IDENTITY_FACTORS`] belong to
 /// the person, the rest to the picture.
@@ -134,22 +129,6 @@ pub fn tertile(factor: usize) -> f32 {
     if UNIFORM.iter().any(|&u| u as usize == factor) { 1.0 / 3.0 } else { 0.5 * 0.430_727 }
 }
 
-/// Which pictures: the generators learn from `Train` and never see a person or an accessory of `HeldOut`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
-    Train,
-    HeldOut,
-}
-
-impl Split {
-    fn name(self) -> &'static str {
-        match self {
-            Split::Train => "train",
-            Split::HeldOut => "held-out",
-        }
-    }
-}
-
 /// What only held-out pictures wear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accessory {
@@ -217,51 +196,6 @@ impl Source {
         let (rgb, mask) = Face::new(&factors, nuisance, unseen).paint(&texture);
         Picture { rgb, factors, identity: identity as u32, unseen, mask }
     }
-
-    /// The pictures `indices`, drawn on all threads.
-    pub fn draw_all(&self, split: Split, indices: &[u64]) -> Vec<Picture> {
-        indices.par_iter().map(|&index| self.draw(split, index)).collect()
-    }
-
-    /// The pictures `indices` as a tensor `[n, 3, resolution, resolution]` in [-1, 1].
-    ///
-    /// Errors: `resolution` does not divide 64.
-    pub fn batch(&self, split: Split, indices: &[u64], resolution: usize, device: &Device) -> Result<Tensor> {
-        let pictures = self.draw_all(split, indices);
-        tensor(pictures.iter().map(|p| p.rgb.as_slice()), resolution, device)
-    }
-}
-
-/// Pictures of 64x64 RGB bytes as a tensor `[n, 3, resolution, resolution]` in [-1, 1]; a smaller resolution averages squares.
-///
-/// Errors: `resolution` does not divide 64.
-pub fn tensor<'a>(pictures: impl IntoIterator<Item = &'a [u8]>, resolution: usize, device: &Device) -> Result<Tensor> {
-    if resolution == 0 || !SIZE.is_multiple_of(resolution) {
-        candle_core::bail!("faces are drawn at 64 px and averaged down: {resolution} px does not divide 64")
-    }
-    let pictures: Vec<&[u8]> = pictures.into_iter().collect();
-    let area = resolution * resolution;
-    let mut data = vec![0f32; pictures.len() * 3 * area];
-    data.par_chunks_mut(3 * area).zip(&pictures).for_each(|(out, rgb)| planar(rgb, resolution, out));
-    Tensor::from_vec(data, (pictures.len(), 3, resolution, resolution), device)
-}
-
-fn planar(rgb: &[u8], resolution: usize, out: &mut [f32]) {
-    let step = SIZE / resolution;
-    let area = resolution * resolution;
-    let scale = 1.0 / (127.5 * (step * step) as f32);
-    for y in 0..resolution {
-        for x in 0..resolution {
-            let mut sum = [0u32; 3];
-            for row in y * step..(y + 1) * step {
-                let line = (row * SIZE + x * step) * 3;
-                for pixel in rgb[line..line + 3 * step].chunks_exact(3) {
-                    (0..3).for_each(|c| sum[c] += u32::from(pixel[c]));
-                }
-            }
-            (0..3).for_each(|c| out[c * area + y * resolution + x] = sum[c] as f32 * scale - 1.0);
-        }
-    }
 }
 
 fn draw_factors(rng: &mut impl rand::Rng, out: &mut [f32], first: usize) {
@@ -278,64 +212,6 @@ fn draw_factors(rng: &mut impl rand::Rng, out: &mut [f32], first: usize) {
     }
 }
 
-/// The random fields of one picture, which no factor explains.
-struct Texture {
-    /// Three independent standard normal fields.
-    white: Vec<[f32; 3]>,
-    /// An 8x8 standard normal field, enlarged: unevenness of the background, blotches of old skin.
-    low: Vec<f32>,
-    /// White noise averaged over 7 pixels of a column: strands of hair.
-    strands: Vec<f32>,
-    /// White noise averaged over 3x3 pixels: skin grain, cloth.
-    grain: Vec<f32>,
-}
-
-impl Texture {
-    fn draw(rng: &mut impl rand::Rng) -> Self {
-        let white: Vec<[f32; 3]> = (0..PIXELS).map(|_| std::array::from_fn(|_| rng.sample(StandardNormal))).collect();
-        let coarse: [f32; 64] = std::array::from_fn(|_| rng.sample(StandardNormal));
-        let mut low = vec![0.0; PIXELS];
-        let place = |i: usize| {
-            let at = ((i as f32 + 0.5) / 8.0 - 0.5).clamp(0.0, 7.0);
-            let left = (at as usize).min(6);
-            (left, at - left as f32)
-        };
-        for y in 0..SIZE {
-            let (top, fy) = place(y);
-            for x in 0..SIZE {
-                let (left, fx) = place(x);
-                let at = |dy: usize, dx: usize| coarse[(top + dy) * 8 + left + dx];
-                low[y * SIZE + x] = lerp(lerp(at(0, 0), at(0, 1), fx), lerp(at(1, 0), at(1, 1), fx), fy);
-            }
-        }
-        let strands = averaged(&white, 1, 3, 0).into_iter().map(|v| v * 2.2).collect();
-        let grain = averaged(&white, 0, 1, 1).into_iter().map(|v| v * 1.6).collect();
-        Texture { white, low, strands, grain }
-    }
-}
-
-/// The mean of one channel over (2 dy + 1) x (2 dx + 1) pixels, cut at the border.
-fn averaged(white: &[[f32; 3]], channel: usize, dy: usize, dx: usize) -> Vec<f32> {
-    let mut out = vec![0.0; PIXELS];
-    for y in 0..SIZE {
-        let rows = y.saturating_sub(dy)..(y + dy + 1).min(SIZE);
-        for x in 0..SIZE {
-            let columns = x.saturating_sub(dx)..(x + dx + 1).min(SIZE);
-            let count = rows.len() * columns.len();
-            let mut sum = 0.0;
-            for row in rows.clone() {
-                for pixel in &white[row * SIZE + columns.start..row * SIZE + columns.end] {
-                    sum += pixel[channel];
-                }
-            }
-            out[y * SIZE + x] = sum / count as f32;
-        }
-    }
-    out
-}
-
-type Colour = [f32; 3];
-
 /// Half the frame is this many units wide, so that the head fills about two thirds of the picture.
 const ZOOM: f32 = 0.87;
 const PIXEL: f32 = 2.0 * ZOOM / SIZE as f32;
@@ -343,45 +219,6 @@ const PIXEL: f32 = 2.0 * ZOOM / SIZE as f32;
 /// Coverage of a pixel by a shape at this signed distance (negative inside).
 fn cover(distance: f32) -> f32 {
     (0.5 - distance / PIXEL).clamp(0.0, 1.0)
-}
-
-/// Approximate signed distance to an ellipse around the origin with half axes `a` and `b`.
-fn ellipse(x: f32, y: f32, a: f32, b: f32) -> f32 {
-    (((x / a).powi(2) + (y / b).powi(2)).sqrt() - 1.0) * a.min(b)
-}
-
-fn lerp(a: f32, b: f32, t: f32) -> f32 {
-    a + (b - a) * t
-}
-
-fn mix(a: Colour, b: Colour, t: f32) -> Colour {
-    std::array::from_fn(|c| lerp(a[c], b[c], t))
-}
-
-fn times(a: Colour, k: f32) -> Colour {
-    a.map(|v| v * k)
-}
-
-/// A bump of height 1 and this width around 0; exactly 0 beyond 4 widths, which saves most exponentials.
-fn bump(x: f32, width: f32) -> f32 {
-    let t = x / width;
-    if t.abs() > 4.0 { 0.0 } else { (-t * t).exp() }
-}
-
-fn step(x: f32) -> f32 {
-    match x {
-        x if x > 16.0 => 1.0,
-        x if x < -16.0 => 0.0,
-        _ => 1.0 / (1.0 + (-x).exp()),
-    }
-}
-
-/// Hue in turns, saturation and value in [0, 1].
-fn hsv(hue: f32, saturation: f32, value: f32) -> Colour {
-    [5.0f32, 3.0, 1.0].map(|offset| {
-        let k = (hue.rem_euclid(1.0) * 6.0 + offset).rem_euclid(6.0);
-        value - value * saturation * k.min(4.0 - k).clamp(0.0, 1.0)
-    })
 }
 
 /// Everything about one face that does not depend on the pixel.

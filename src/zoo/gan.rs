@@ -73,6 +73,17 @@ impl Recipe {
         Recipe { stages: self.stages.iter().map(scale).collect(), fade: (self.fade as f64 * by.max(0.5)) as u64, ..self.clone() }
     }
 
+    /// The images of each stage that are left after `shown`.
+    pub fn left(&self, shown: u64) -> Vec<u64> {
+        let mut first = 0;
+        let left = |&images: &u64| {
+            let left = (first + images).saturating_sub(shown).min(images);
+            first += images;
+            left
+        };
+        self.stages.iter().map(left).collect()
+    }
+
     fn at(&self, shown: u64) -> Point {
         let mut first = 0;
         let mut place = 0;
@@ -223,21 +234,14 @@ impl Trainer {
         Self::build(recipe, build, pool, device, None)
     }
 
-    /// A training where `folder` left it; `change` may replace what is still to come.
+    /// A training where `folder` left it.
     ///
     /// Errors: no state there, or one of another network.
-    pub fn resume(
-        folder: &Path,
-        change: impl FnOnce(&mut Recipe),
-        build: Build,
-        pool: impl FnOnce(&Recipe) -> Pool,
-        device: &Device,
-    ) -> Result<Self> {
+    pub fn resume(folder: &Path, build: Build, pool: impl FnOnce(&Recipe) -> Pool, device: &Device) -> Result<Self> {
         let path = folder.join(STATE);
         let (tensors, about) = checkpoint::load(&path, device)?;
-        let mut progress: Progress =
+        let progress: Progress =
             serde_json::from_value(about).map_err(|e| Error::corrupt(format!("{}: no state of a training: {e}", path.display())))?;
-        change(&mut progress.recipe);
         let pool = pool(&progress.recipe);
         Self::build(progress.recipe.clone(), build, pool, device, Some((tensors, progress, path)))
     }
@@ -317,6 +321,14 @@ impl Trainer {
 
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
+    }
+
+    /// Scales what is left of every stage; what was done stays as it was.
+    pub fn reschedule(&mut self, by: f64) {
+        let left = self.recipe.left(self.shown);
+        for (images, left) in self.recipe.stages.iter_mut().zip(left) {
+            *images = *images - left + (left as f64 * by) as u64;
+        }
     }
 
     pub fn shown(&self) -> u64 {

@@ -2,9 +2,10 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::faces::{FACTORS, Factor, Source, Split, UNSEEN_EVERY};
-use super::judge::{FEATURES, Judge};
+use super::drawing::Split;
+use super::judge::Judge;
 use super::linear_algebra::{Symmetric, ridge};
+use super::source::Source;
 use crate::generators::{Generator, Synthesis, draw_noise};
 use crate::random::Stream;
 
@@ -14,17 +15,20 @@ const CHUNK: usize = 100;
 pub struct Seen {
     /// One row of 128 per picture.
     pub features: Vec<Vec<f64>>,
-    /// One row of 25 per picture.
+    /// One row per picture, in the order of the source's factors.
     pub factors: Vec<Vec<f64>>,
+    /// One per picture; 0 where the source has no classes.
+    pub classes: Vec<u32>,
 }
 
 impl Seen {
     /// What the judge sees in images `[n, 3, 64, 64]`, in chunks that `images(first, count)` gives; they are rounded to 8 bits.
     pub fn through(judge: &Judge, n: usize, images: impl Fn(usize, usize) -> Result<Tensor>) -> Result<Self> {
-        let mut seen = Seen { features: Vec::new(), factors: Vec::new() };
+        let mut seen = Seen { features: Vec::new(), factors: Vec::new(), classes: Vec::new() };
         for first in (0..n).step_by(CHUNK) {
             let images = quantized(&images(first, CHUNK.min(n - first))?)?;
             let features = judge.features(&images)?;
+            seen.classes.extend(judge.classes(&features)?);
             seen.factors.extend(judge.factors(&features)?.to_dtype(DType::F64)?.to_vec2::<f64>()?);
             seen.features.extend(features.to_dtype(DType::F64)?.to_vec2::<f64>()?);
         }
@@ -33,7 +37,7 @@ impl Seen {
 
     /// The first `n` held-out pictures from number `first` that wear nothing unseen.
     pub fn held_out(judge: &Judge, source: &Source, first: usize, n: usize, device: &Device) -> Result<Self> {
-        Self::through(judge, n, |at, count| source.batch(Split::HeldOut, &plain_held_out(first + at, count), 64, device))
+        Self::through(judge, n, |at, count| source.batch(Split::HeldOut, &source.plain_held_out(first + at, count), 64, device))
     }
 
     pub fn len(&self) -> usize {
@@ -58,12 +62,18 @@ impl Seen {
             let mean = self.factors.iter().map(|f| f[k]).sum::<f64>() / n;
             (self.factors.iter().map(|f| (f[k] - mean).powi(2)).sum::<f64>() / n).sqrt()
         };
-        (0..FACTORS.len()).map(column).collect()
+        (0..self.factors.first().map_or(0, Vec::len)).map(column).collect()
     }
 
-    /// Share of the pictures with this factor above 0.
-    pub fn share(&self, factor: Factor) -> f64 {
-        self.factors.iter().filter(|f| f[factor as usize] > 0.0).count() as f64 / self.len().max(1) as f64
+    /// Share of the pictures with the factor of this place above 0.
+    pub fn share(&self, factor: usize) -> f64 {
+        self.factors.iter().filter(|f| f[factor] > 0.0).count() as f64 / self.len().max(1) as f64
+    }
+
+    /// Share of the pictures of each of `count` classes.
+    pub fn class_shares(&self, count: usize) -> Vec<f64> {
+        let share = |class: usize| self.classes.iter().filter(|&&c| c as usize == class).count() as f64 / self.len().max(1) as f64;
+        (0..count).map(share).collect()
     }
 
     /// For each picture, the nearest of `others` and its distance.
@@ -74,11 +84,6 @@ impl Seen {
         };
         self.features.iter().map(nearest).collect()
     }
-}
-
-/// The indices of held-out pictures that wear nothing unseen, `count` of them from the `first`.
-pub fn plain_held_out(first: usize, count: usize) -> Vec<u64> {
-    (0..).filter(|i| i % UNSEEN_EVERY != UNSEEN_EVERY - 1).skip(first).take(count).collect()
 }
 
 fn distance(a: &[f64], b: &[f64]) -> f64 {
@@ -149,12 +154,12 @@ impl Sampler<'_> {
 
     /// How well a linear rule on w tells the sign of a regressed factor: the share of right answers on the last quarter of `seen`
     /// (samples 0, 1, ... of this sampler), with the rule fitted to the rest, balanced between both signs.
-    pub fn separability(&self, seen: &Seen, factor: Factor) -> Result<f64> {
+    pub fn separability(&self, seen: &Seen, factor: usize) -> Result<f64> {
         let mut rows: Vec<(Vec<f64>, f64)> = Vec::new();
         for first in (0..seen.len()).step_by(CHUNK) {
             let w = self.latents(first, CHUNK.min(seen.len() - first))?.narrow(1, 0, 1)?.squeeze(1)?;
             for (i, w) in w.to_dtype(DType::F64)?.to_vec2::<f64>()?.into_iter().enumerate() {
-                let sign = if seen.factors[first + i][factor as usize] > 0.0 { 1.0 } else { -1.0 };
+                let sign = if seen.factors[first + i][factor] > 0.0 { 1.0 } else { -1.0 };
                 rows.push(([w, vec![1.0]].concat(), sign));
             }
         }
@@ -198,16 +203,16 @@ pub fn noise_strengths(generator: &dyn Generator) -> Result<Vec<f64>> {
     generator.noise_strengths()?.iter().map(|s| s.abs()?.mean_all()?.to_dtype(DType::F64)?.to_scalar()).collect()
 }
 
-/// Coefficient of determination of each factor on the first `n` plain held-out pictures.
-pub fn judge_r2(judge: &Judge, source: &Source, n: usize, device: &Device) -> Result<Vec<f64>> {
+/// Coefficient of determination of each factor on the first `n` plain held-out pictures, and the accuracy of the class.
+pub fn judge_r2(judge: &Judge, source: &Source, n: usize, device: &Device) -> Result<(Vec<f64>, f64)> {
     let seen = Seen::held_out(judge, source, 0, n, device)?;
-    let pictures = source.draw_all(Split::HeldOut, &plain_held_out(0, n));
+    let pictures = source.draw_all(Split::HeldOut, &source.plain_held_out(0, n));
     let of = |k: usize| {
-        let mean = pictures.iter().map(|p| f64::from(p.factors[k])).sum::<f64>() / n as f64;
-        let total: f64 = pictures.iter().map(|p| (f64::from(p.factors[k]) - mean).powi(2)).sum();
-        let left: f64 = pictures.iter().zip(&seen.factors).map(|(p, f)| (f64::from(p.factors[k]) - f[k]).powi(2)).sum();
+        let mean = pictures.iter().map(|p| f64::from(p.label.factors[k])).sum::<f64>() / n as f64;
+        let total: f64 = pictures.iter().map(|p| (f64::from(p.label.factors[k]) - mean).powi(2)).sum();
+        let left: f64 = pictures.iter().zip(&seen.factors).map(|(p, f)| (f64::from(p.label.factors[k]) - f[k]).powi(2)).sum();
         1.0 - left / total
     };
-    debug_assert_eq!(seen.features.first().map(Vec::len), Some(FEATURES));
-    Ok((0..FACTORS.len()).map(of).collect())
+    let right = pictures.iter().zip(&seen.classes).filter(|(p, class)| p.label.class == **class).count();
+    Ok(((0..source.factors().len()).map(of).collect(), right as f64 / n as f64))
 }

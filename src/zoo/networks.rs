@@ -5,22 +5,23 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use super::checkpoint;
-use super::classifier::{self, Classifier};
-use super::faces::{Source, Split};
+use super::classifier::{self, Classifier, ObjectClassifier};
+use super::drawing::Split;
 use super::gan::{self, Trainer};
-use super::judge::Judge;
+use super::identity::Identity;
+use super::judge::{FaceTask, Judge, ObjectTask};
 use super::measure::mean_w;
+use super::objects;
 use super::pool::Pool;
+use super::source::{self, Source};
 use super::supervised::{self, Task};
 use crate::generators::stylegan1::{self, StyleGan1};
+use crate::generators::stylegan2::{self, StyleGan2};
 use crate::generators::{Generator, Target};
 use crate::params::Params;
 use crate::perceptual::Vgg16;
 use crate::spec::card;
 use crate::{Error, Result};
-
-/// The seed of the faces that every network of the zoo sees.
-pub const SOURCE_SEED: u64 = 1;
 
 /// Latents over which the mean w is taken.
 const CENTRE_LATENTS: usize = 10_000;
@@ -30,7 +31,10 @@ const CENTRE_LATENTS: usize = 10_000;
 pub enum Training {
     Generator { recipe: gan::Recipe, build: gan::Build },
     Classifier(supervised::Recipe),
+    ObjectClassifier(supervised::Recipe),
     Judge(supervised::Recipe),
+    ObjectJudge(supervised::Recipe),
+    Identity(supervised::Recipe),
 }
 
 /// One network of the zoo.
@@ -61,6 +65,19 @@ fn mini_stylegan1(p: &Params) -> candle_core::Result<Box<gan::Network>> {
 
 fn tiny_stylegan1(p: &Params) -> candle_core::Result<Box<gan::Network>> {
     Ok(Box::new(StyleGan1::new(&stylegan1(16, 32, 256, 4), p)?))
+}
+
+/// StyleGANv2 at 64 px.
+fn stylegan2() -> stylegan2::Config {
+    stylegan2::Config { z_dim: 128, w_dim: 128, fmaps_base: 1024, fmaps_max: 64, mapping_fmaps: 128, ..stylegan2::Config::paper(64) }
+}
+
+fn mini_stylegan2(p: &Params) -> candle_core::Result<Box<gan::Network>> {
+    Ok(Box::new(StyleGan2::new(&stylegan2(), p)?))
+}
+
+fn object_classifier(seed: u64) -> Training {
+    Training::ObjectClassifier(supervised::Recipe { seed, images: 30_000, batch: 32, shards: 2, lr: 1e-3, pool: 30_000 })
 }
 
 fn classifier(seed: u64) -> Training {
@@ -115,6 +132,41 @@ pub fn all() -> Vec<Network> {
                 build: mini_stylegan1,
             },
         },
+        Network {
+            name: "mini/identity",
+            title: "Identity network of the procedural faces, 64 px: embeddings that tell persons apart",
+            training: Training::Identity(supervised::Recipe { seed: 21, images: 80_000, batch: 64, shards: 2, lr: 1.5e-3, pool: 40_000 }),
+        },
+        Network {
+            name: "mini/judge_objects",
+            title: "Class and factors of the procedural objects, 64 px: the independent judge of the model cards",
+            training: Training::ObjectJudge(supervised::Recipe { seed: 12, images: 50_000, batch: 32, shards: 2, lr: 1.5e-3, pool: 40_000 }),
+        },
+        Network {
+            name: "mini/vgg16_objects",
+            title: "VGG16 topology, narrow, classifier of the procedural objects (seed 1): losses and Grad-CAM",
+            training: object_classifier(1),
+        },
+        Network {
+            name: "mini/vgg16_objects_judge",
+            title: "VGG16 topology, narrow, classifier of the procedural objects (seed 2): LPIPS, evaluation only",
+            training: object_classifier(2),
+        },
+        Network {
+            name: "mini/stylegan2",
+            title: "StyleGANv2 on procedural objects, 64 px",
+            training: Training::Generator {
+                recipe: gan::Recipe {
+                    lr: 2.5e-3,
+                    ..adversarial(
+                        &[32_000, 56_000, 72_000, 160_000],
+                        &[(0, 0.375), (32_000, 0.75), (88_000, 1.5), (190_000, 1.0)],
+                        40_000,
+                    )
+                },
+                build: mini_stylegan2,
+            },
+        },
     ]
 }
 
@@ -133,22 +185,55 @@ impl Network {
     pub fn with_seed(mut self, seed: u64) -> Self {
         match &mut self.training {
             Training::Generator { recipe, .. } => recipe.seed = seed,
-            Training::Classifier(recipe) | Training::Judge(recipe) => recipe.seed = seed,
+            Training::Classifier(recipe)
+            | Training::ObjectClassifier(recipe)
+            | Training::Judge(recipe)
+            | Training::ObjectJudge(recipe)
+            | Training::Identity(recipe) => recipe.seed = seed,
         }
         self
+    }
+
+    /// The recipe of a network that is not a generator.
+    fn supervised(&self) -> Option<&supervised::Recipe> {
+        match &self.training {
+            Training::Generator { .. } => None,
+            Training::Classifier(recipe)
+            | Training::ObjectClassifier(recipe)
+            | Training::Judge(recipe)
+            | Training::ObjectJudge(recipe)
+            | Training::Identity(recipe) => Some(recipe),
+        }
+    }
+
+    /// The pictures that it learns from.
+    pub fn source(&self) -> Source {
+        let objects = matches!(self.training, Training::ObjectClassifier(_) | Training::ObjectJudge(_)) || self.name == "mini/stylegan2";
+        match objects {
+            true => Source::Objects(objects::Source::new(source::SEED)),
+            false => Source::Faces(super::faces::Source::new(source::SEED)),
+        }
+    }
+
+    /// The judge of its source.
+    pub fn judge(&self) -> &'static str {
+        match self.source() {
+            Source::Faces(_) => "mini/judge",
+            Source::Objects(_) => "mini/judge_objects",
+        }
     }
 
     pub fn seed(&self) -> u64 {
         match &self.training {
             Training::Generator { recipe, .. } => recipe.seed,
-            Training::Classifier(recipe) | Training::Judge(recipe) => recipe.seed,
+            _ => self.supervised().map_or(0, |r| r.seed),
         }
     }
 
     pub fn images(&self) -> u64 {
         match &self.training {
             Training::Generator { recipe, .. } => recipe.total(),
-            Training::Classifier(recipe) | Training::Judge(recipe) => recipe.images,
+            _ => self.supervised().map_or(0, |r| r.images),
         }
     }
 
@@ -166,32 +251,53 @@ impl Network {
         };
         match (&self.training, self.name) {
             (Training::Generator { .. }, "mini/stylegan1_tiny") => generator(stylegan1(16, 32, 256, 4)),
+            (Training::Generator { .. }, "mini/stylegan2") => card::Network {
+                latent: Some(stylegan2().z_dim),
+                fmaps_base: Some(stylegan2().fmaps_base),
+                fmaps_max: Some(stylegan2().fmaps_max),
+                mapping_layers: Some(stylegan2().mapping_layers),
+                truncation_psi: Some(0.7),
+                truncation_layers: Some(5),
+                ..shape("stylegan2")
+            },
             (Training::Generator { .. }, _) => generator(stylegan1(64, 128, 1024, 8)),
             (Training::Classifier(_), _) => {
                 card::Network { widths: classifier::WIDTHS.to_vec(), classes: Some(classifier::CLASSES), ..shape("vgg16") }
             }
+            (Training::ObjectClassifier(_), _) => {
+                card::Network { widths: classifier::WIDTHS.to_vec(), classes: Some(objects::CLASSES.len()), ..shape("vgg16") }
+            }
             (Training::Judge(_), _) => shape("judge"),
+            (Training::ObjectJudge(_), _) => card::Network { classes: Some(objects::CLASSES.len()), ..shape("judge") },
+            (Training::Identity(_), _) => card::Network { latent: Some(super::identity::EMBEDDING), ..shape("identity") },
         }
     }
 
     /// Trains, with its state in `folder`; then writes the weights there as "weights.safetensors". `minutes` shortens or lengthens
-    /// the training of a generator to about this time, by the measured speed of this machine.
+    /// the training of a generator to about this time, by the measured speed of this machine; of a training that goes on, what is
+    /// left of it.
     ///
     /// Errors: divergence, an unusable folder, a device on which training is not possible.
     pub fn train(&self, folder: &Path, resume: bool, minutes: Option<f64>, device: &Device, mut report: impl FnMut(&str)) -> Result<()> {
         if !device.is_cpu() {
             return Err(Error::usage("the zoo trains on the CPU: use --device cpu"));
         }
-        let source = Source::new(SOURCE_SEED);
+        let source = self.source();
         let draw = |count: usize| Pool::draw(&source, Split::Train, count);
         report(&format!("training {} (seed {}, {} images), state in {}", self.name, self.seed(), self.images(), folder.display()));
         let (tensors, about) = match &self.training {
             Training::Generator { recipe, build } => {
                 let mut trainer = if resume {
-                    Trainer::resume(folder, |_| (), *build, |recipe| draw(recipe.pool), device)?
+                    let mut trainer = Trainer::resume(folder, *build, |recipe| draw(recipe.pool), device)?;
+                    if let Some(minutes) = minutes {
+                        let left = self.estimate(&trainer.recipe().left(trainer.shown()), *build, device)?;
+                        trainer.reschedule(minutes * 60.0 / left.max(1e-9));
+                        report(&format!("images per stage: {:?}", trainer.recipe().stages));
+                    }
+                    trainer
                 } else {
                     let recipe = match minutes {
-                        Some(minutes) => recipe.scaled(minutes * 60.0 / self.estimate(recipe, *build, draw(64), device)?),
+                        Some(minutes) => recipe.scaled(minutes * 60.0 / self.estimate(&recipe.stages, *build, device)?),
                         None => recipe.clone(),
                     };
                     report(&format!("images per stage: {:?}", recipe.stages));
@@ -201,68 +307,65 @@ impl Network {
                 let (generator, params) = trainer.average();
                 let mut tensors = params.snapshot()?;
                 tensors.insert("center_tensor".into(), mean_w(generator, trainer.recipe().seed, CENTRE_LATENTS, device)?);
-                (tensors, about(self.name, trainer.recipe(), trainer.shown(), trainer.seconds())?)
+                (tensors, self.about(trainer.recipe(), trainer.shown(), trainer.seconds())?)
             }
-            Training::Classifier(recipe) => {
-                supervised_weights::<Classifier>(self.name, recipe, &draw(recipe.pool), folder, resume, device, report)?
-            }
-            Training::Judge(recipe) => supervised_weights::<Judge>(self.name, recipe, &draw(recipe.pool), folder, resume, device, report)?,
+            Training::Classifier(r) => self.supervise::<Classifier>(r, &draw(r.pool), folder, resume, device, report)?,
+            Training::ObjectClassifier(r) => self.supervise::<ObjectClassifier>(r, &draw(r.pool), folder, resume, device, report)?,
+            Training::Judge(r) => self.supervise::<FaceTask>(r, &draw(r.pool), folder, resume, device, report)?,
+            Training::ObjectJudge(r) => self.supervise::<ObjectTask>(r, &draw(r.pool), folder, resume, device, report)?,
+            Training::Identity(r) => self.supervise::<Identity>(r, &draw(r.pool), folder, resume, device, report)?,
         };
         checkpoint::save(&folder.join(WEIGHTS), &tensors, &about)
     }
 
-    /// Seconds that the recipe takes on this machine, from a few steps at each resolution.
-    fn estimate(&self, recipe: &gan::Recipe, build: gan::Build, pool: Pool, device: &Device) -> Result<f64> {
-        let mut first = 0;
+    /// Seconds that so many images per stage take on this machine, from a few steps at each resolution.
+    fn estimate(&self, stages: &[u64], build: gan::Build, device: &Device) -> Result<f64> {
+        let Training::Generator { recipe, .. } = &self.training else { return Ok(0.0) };
         let mut seconds = 0.0;
-        let mut pool = Some(pool);
-        for (place, &images) in recipe.stages.iter().enumerate() {
-            let mut stages = vec![0; recipe.stages.len()];
-            stages[place] = 1 << 40;
-            let probe = gan::Recipe { stages, ..recipe.clone() };
-            let mut trainer =
-                Trainer::new(probe, build, pool.take().unwrap_or_else(|| Pool::draw(&Source::new(SOURCE_SEED), Split::Train, 64)), device)?;
+        for (place, &images) in stages.iter().enumerate().filter(|(_, images)| **images > 0) {
+            let mut probe = vec![0; stages.len()];
+            probe[place] = 1 << 40;
+            let probe = gan::Recipe { stages: probe, ..recipe.clone() };
+            let mut trainer = Trainer::new(probe, build, Pool::draw(&self.source(), Split::Train, 64), device)?;
             trainer.step()?;
             let start = std::time::Instant::now();
             (0..8).try_for_each(|_| trainer.step().map(|_| ()))?;
             seconds += start.elapsed().as_secs_f64() / (8 * recipe.batch) as f64 * images as f64;
-            first += images;
         }
-        debug_assert_eq!(first, recipe.total());
         Ok(seconds)
+    }
+
+    fn supervise<T: Task>(
+        &self,
+        recipe: &supervised::Recipe,
+        pool: &Pool,
+        folder: &Path,
+        resume: bool,
+        device: &Device,
+        report: impl FnMut(&str),
+    ) -> Result<(std::collections::BTreeMap<String, candle_core::Tensor>, serde_json::Value)> {
+        let (_, params, seconds) = supervised::train::<T>(recipe, pool, folder, resume, device, report)?;
+        Ok((params.snapshot()?, self.about(recipe, recipe.images, seconds)?))
+    }
+
+    /// What a file of weights says of itself.
+    fn about(&self, recipe: &impl serde::Serialize, images: u64, seconds: f64) -> Result<serde_json::Value> {
+        let recipe = serde_json::to_value(recipe).map_err(|e| Error::internal(e.to_string()))?;
+        Ok(serde_json::json!({
+            "name": self.name,
+            "images": images,
+            "seconds": seconds.round(),
+            "recipe": recipe,
+            "source": format!("{}, seed {}", self.source().name(), source::SEED),
+            "version": env!("CARGO_PKG_VERSION"),
+            "machine": crate::machine::cpu(),
+            "licence": "MIT OR Apache-2.0",
+        }))
     }
 }
 
 /// The file of the finished weights in the state folder.
 pub const WEIGHTS: &str = "weights.safetensors";
-
-fn supervised_weights<T: Task>(
-    name: &str,
-    recipe: &supervised::Recipe,
-    pool: &Pool,
-    folder: &Path,
-    resume: bool,
-    device: &Device,
-    report: impl FnMut(&str),
-) -> Result<(std::collections::BTreeMap<String, candle_core::Tensor>, serde_json::Value)> {
-    let (_, params, seconds) = supervised::train::<T>(recipe, pool, folder, resume, device, report)?;
-    Ok((params.snapshot()?, about(name, recipe, recipe.images, seconds)?))
-}
-
-/// What a file of weights says of itself.
-fn about(name: &str, recipe: &impl serde::Serialize, images: u64, seconds: f64) -> Result<serde_json::Value> {
-    let recipe = serde_json::to_value(recipe).map_err(|e| Error::internal(e.to_string()))?;
-    Ok(serde_json::json!({
-        "name": name,
-        "images": images,
-        "seconds": seconds.round(),
-        "recipe": recipe,
-        "source": format!("faces, seed {SOURCE_SEED}"),
-        "version": env!("CARGO_PKG_VERSION"),
-        "machine": crate::machine::cpu(),
-        "licence": "MIT OR Apache-2.0",
-    }))
-}
 
 /// The shipped generator in these bytes, frozen.
 pub fn open_generator(bytes: &[u8], origin: &str, device: &Device) -> Result<Box<dyn Generator>> {
@@ -270,20 +373,29 @@ pub fn open_generator(bytes: &[u8], origin: &str, device: &Device) -> Result<Box
     crate::generators::open(tensors, &Target::new(DType::F32, device, origin))
 }
 
-/// The shipped classifier in these bytes, frozen.
-pub fn open_classifier(bytes: &[u8], origin: &str, device: &Device) -> Result<Vgg16> {
+/// The network in these bytes, frozen.
+fn opened<T>(bytes: &[u8], origin: &str, device: &Device, build: impl FnOnce(&Params) -> candle_core::Result<T>) -> Result<T> {
     let (tensors, _) = checkpoint::read(bytes, origin, device)?;
     let params = Params::frozen(tensors, DType::F32, device, origin);
-    let network = Vgg16::new(&classifier::config(), &params)?;
+    let network = build(&params)?;
     params.finish()?;
     Ok(network)
 }
 
-/// The shipped judge in these bytes, frozen.
-pub fn open_judge(bytes: &[u8], origin: &str, device: &Device) -> Result<Judge> {
-    let (tensors, _) = checkpoint::read(bytes, origin, device)?;
-    let params = Params::frozen(tensors, DType::F32, device, origin);
-    let network = Judge::new(&params)?;
-    params.finish()?;
-    Ok(network)
+/// The shipped classifier in these bytes, frozen; its shape is read off them.
+pub fn open_classifier(bytes: &[u8], origin: &str, device: &Device) -> Result<Vgg16> {
+    opened(bytes, origin, device, |p| Vgg16::new(&crate::perceptual::vgg16::Config::read(p)?, p))
+}
+
+/// The shipped judge of this source in these bytes, frozen.
+pub fn open_judge(source: &Source, bytes: &[u8], origin: &str, device: &Device) -> Result<Judge> {
+    opened(bytes, origin, device, |p| match source {
+        Source::Faces(_) => Judge::of_faces(p),
+        Source::Objects(_) => Judge::of_objects(p),
+    })
+}
+
+/// The shipped identity network in these bytes, frozen.
+pub fn open_identity(bytes: &[u8], origin: &str, device: &Device) -> Result<Identity> {
+    opened(bytes, origin, device, Identity::new)
 }

@@ -1,52 +1,71 @@
-//! The training pictures of one source, drawn once and kept as bytes.
+//! The training pictures of one source, drawn once and kept as bytes with their labels.
+
+use std::collections::BTreeMap;
 
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::faces::{FACTORS, SIZE, Source, Split, tensor};
+use super::drawing::{PIXELS, Split, tensor};
+use super::source::{Label, Source};
 use crate::ops;
 use crate::random::Stream;
 
-const BYTES: usize = 3 * SIZE * SIZE;
+const BYTES: usize = 3 * PIXELS;
 
 /// Pictures 0 to n - 1 of one split.
 pub struct Pool {
     rgb: Vec<u8>,
-    factors: Vec<[f32; FACTORS.len()]>,
+    labels: Vec<Label>,
+    /// The pictures of each class.
+    classes: BTreeMap<u32, Vec<usize>>,
 }
 
 impl Pool {
     /// Draws `count` pictures on all threads: 12 kB and about a millisecond each.
     pub fn draw(source: &Source, split: Split, count: usize) -> Self {
         let mut rgb = vec![0; count * BYTES];
-        let mut factors = vec![[0.0; FACTORS.len()]; count];
-        rgb.par_chunks_mut(BYTES).zip(&mut factors).enumerate().for_each(|(i, (rgb, factors))| {
+        let mut labels = vec![Label { class: 0, factors: Vec::new() }; count];
+        rgb.par_chunks_mut(BYTES).zip(&mut labels).enumerate().for_each(|(i, (rgb, label))| {
             let picture = source.draw(split, i as u64);
             rgb.copy_from_slice(&picture.rgb);
-            *factors = picture.factors;
+            *label = picture.label;
         });
-        Pool { rgb, factors }
+        let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        labels.iter().enumerate().for_each(|(i, label)| classes.entry(label.class).or_default().push(i));
+        Pool { rgb, labels, classes }
     }
 
     pub fn len(&self) -> usize {
-        self.factors.len()
+        self.labels.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.factors.is_empty()
+        self.labels.is_empty()
     }
 
     pub fn rgb(&self, index: usize) -> &[u8] {
         &self.rgb[index * BYTES..(index + 1) * BYTES]
     }
 
-    pub fn factors(&self, index: usize) -> &[f32; FACTORS.len()] {
-        &self.factors[index]
+    pub fn label(&self, index: usize) -> &Label {
+        &self.labels[index]
     }
 
     /// The picture that item `item` of `stream` picks, with replacement.
     pub fn pick(&self, stream: &Stream, item: u64) -> usize {
         stream.below(item, self.len() as u64) as usize
+    }
+
+    /// Another picture of the same class as picture `index`, by item `item` of `stream`; the same one where there is no other.
+    pub fn mate(&self, index: usize, stream: &Stream, item: u64) -> usize {
+        let same = &self.classes[&self.labels[index].class];
+        let others = same.len() as u64 - 1;
+        if others == 0 {
+            return index;
+        }
+        let picked = same[stream.below(item, others) as usize];
+        // The last one stands in for the picture itself.
+        if picked == index { same[others as usize] } else { picked }
     }
 
     /// Pictures as `[n, 3, resolution, resolution]` in [-1, 1].

@@ -1,5 +1,5 @@
-//! Supervised training of the small networks that look at pictures: the classifier and the judge. The pictures' own factors are
-//! the targets.
+//! Supervised training of the small networks that look at pictures: classifiers, judges, the identity network. What is known of the
+//! pictures are the targets.
 
 use std::path::Path;
 use std::time::Instant;
@@ -8,9 +8,10 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint;
-use super::faces::{FACTORS, SIZE};
+use super::drawing::SIZE;
 use super::pool::Pool;
 use super::shards::{self, Shards};
+use super::source::Label;
 use crate::error::Kind;
 use crate::optim::{Optimizer, Rule};
 use crate::params::Params;
@@ -46,8 +47,13 @@ struct Progress {
 pub trait Task: Sync + Sized {
     fn build(p: &Params) -> candle_core::Result<Self>;
 
-    /// The mean loss over images `[n, 3, 64, 64]` with these factors, at step `step`.
-    fn loss(&self, images: &Tensor, factors: &[[f32; FACTORS.len()]], step: u64) -> candle_core::Result<Tensor>;
+    /// The picture that item `item` of `stream` picks.
+    fn pick(pool: &Pool, stream: &Stream, item: u64) -> usize {
+        pool.pick(stream, item)
+    }
+
+    /// The mean loss over images `[n, 3, 64, 64]` with these labels, at step `step`.
+    fn loss(&self, images: &Tensor, labels: &[&Label], step: u64) -> candle_core::Result<Tensor>;
 }
 
 /// Trains to the end and returns the network, its parameters and the seconds that it took over all resumptions. Saves to `folder`
@@ -99,10 +105,10 @@ pub fn train<T: Task>(
         let ids: Vec<u64> = (step * batch..(step + 1) * batch).collect();
         let vars = optimizer.params();
         let results = threads.run(&ids, |ids| {
-            let indices: Vec<usize> = ids.iter().map(|&id| pool.pick(&stream, id)).collect();
-            let factors: Vec<_> = indices.iter().map(|&i| *pool.factors(i)).collect();
+            let indices: Vec<usize> = ids.iter().map(|&id| T::pick(pool, &stream, id)).collect();
+            let labels: Vec<&Label> = indices.iter().map(|&i| pool.label(i)).collect();
             let images = pool.images(&indices, SIZE, device)?;
-            let loss = (network.loss(&images, &factors, step)? * (ids.len() as f64 / batch as f64))?;
+            let loss = (network.loss(&images, &labels, step)? * (ids.len() as f64 / batch as f64))?;
             Ok((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), shards::take(vars, &loss.backward()?)))
         })?;
         let loss: f64 = results.iter().map(|(loss, _)| loss).sum();
