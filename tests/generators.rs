@@ -125,6 +125,27 @@ fn stylegan2_gradients() {
     });
 }
 
+/// While a resolution fades in, its toRGB enters with the weight of the blend: 0 is the enlarged image of the stage before.
+#[test]
+fn stylegan2_fades_in_through_its_skip_connection() {
+    let p = Params::fresh(1, DType::F64, &Device::Cpu);
+    let net = stylegan2::StyleGan2::new(&small_stylegan2(), &p).unwrap();
+    shaken(&p);
+    let noise: Vec<Tensor> =
+        net.layout().noise.iter().enumerate().map(|(i, s)| draw(&format!("n{i}"), &[2, 1, s.resolution, s.resolution])).collect();
+    let latent = net.map(&draw("z", &[2, 6]), None).unwrap();
+    let image = |last, blend| {
+        let with = Synthesis { noise: Some(&noise), stage: Some(Stage { last, blend }), ..Default::default() };
+        net.synthesize(&latent, &with).unwrap()
+    };
+    let off = |a: &Tensor, b: &Tensor| (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+    let before = mtv_bench::ops::fir(&image(1, 1.0), &[1.0, 3.0, 3.0, 1.0], 2, 1, 2, 1, 4.0).unwrap();
+    assert!(off(&image(2, 0.0), &before) < 1e-12);
+    let half = ((image(2, 0.0) + image(2, 1.0)).unwrap() * 0.5).unwrap();
+    assert!(off(&image(2, 0.5), &half) < 1e-12);
+    assert!(off(&image(2, 1.0), &before) > 0.01);
+}
+
 #[test]
 fn pggan_gradients() {
     let p = Params::fresh(1, DType::F64, &Device::Cpu);

@@ -13,10 +13,10 @@ use mtv_bench::spec::Card;
 use mtv_bench::zoo::checkpoint;
 use mtv_bench::zoo::classifier::{self, log_probabilities};
 use mtv_bench::zoo::discriminator::{self, Discriminator, Dual, Penalty};
-use mtv_bench::zoo::drawing::{SIZE, Split, tensor};
+use mtv_bench::zoo::drawing::{SIZE, Split};
 use mtv_bench::zoo::faces::{FACTORS, Factor, Picture, Source, TRAIN_IDENTITIES, UNSEEN_EVERY};
 use mtv_bench::zoo::gan::{self, Recipe, Trainer};
-use mtv_bench::zoo::linear_algebra::{Symmetric, ridge};
+use mtv_bench::zoo::linear_algebra::{Symmetric, logistic};
 use mtv_bench::zoo::measure::frechet;
 use mtv_bench::zoo::networks;
 use mtv_bench::zoo::objects::{self, CLASSES};
@@ -305,13 +305,13 @@ fn the_frechet_distance_of_known_normals() {
 }
 
 #[test]
-fn ridge_finds_a_linear_rule() {
+fn logistic_regression_finds_a_linear_rule() {
     let normal = Stream::new(1, "rows").normal((200, 3), &CPU).and_then(|t| t.to_vec2::<f32>()).expect("rows");
     let rows: Vec<(Vec<f64>, f64)> = normal
         .iter()
         .map(|r| (r.iter().map(|&v| f64::from(v)).collect::<Vec<_>>(), if r[0] - 2.0 * r[1] > 0.0 { 1.0 } else { -1.0 }))
         .collect();
-    let v = ridge(&rows, 1e-6);
+    let v = logistic(&rows, 1e-4);
     let right = rows.iter().filter(|(x, y)| x.iter().zip(&v).map(|(a, b)| a * b).sum::<f64>() * y > 0.0).count();
     assert!(right > 190, "{right} of 200, {v:?}");
 }

@@ -169,7 +169,17 @@ fn list() -> Result<()> {
         };
         let minutes = training.seconds / 60.0;
         println!("    {} images in {minutes:.0} minutes, seed {}, {}", training.images, training.seed, training.machine);
-        for key in ["frechet_distance", "frechet_floor", "diversity", "source_diversity", "share_glasses", "accuracy", "cam_energy_in_mask_128px", "mask_area", "first_of_100"] {
+        for key in [
+            "frechet_distance",
+            "frechet_floor",
+            "diversity",
+            "source_diversity",
+            "share_glasses",
+            "accuracy",
+            "cam_energy_in_mask_128px",
+            "mask_area",
+            "first_of_100",
+        ] {
             if let Some(value) = training.measured.get(key) {
                 println!("    {key} {value}");
             }

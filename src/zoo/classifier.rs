@@ -28,7 +28,7 @@ pub const WIDTHS: [usize; 5] = [8, 16, 32, 64, 64];
 const LARGE_EVERY: u64 = 4;
 
 /// As [`LARGE_EVERY`], for the objects, whose Grad-CAM is what their classifier is for.
-const LARGE_OBJECT_EVERY: u64 = 2;
+const LARGE_OBJECT_EVERY: u64 = 3;
 
 /// The network of the faces.
 pub struct Classifier(pub Vgg16);

@@ -50,6 +50,30 @@ impl Symmetric {
         out
     }
 
+    /// The solution v of (self + ridge) v = right, for a positive definite matrix, by Cholesky factorisation.
+    pub fn solve(&self, ridge: f64, right: Vec<f64>) -> Vec<f64> {
+        let n = self.n;
+        // self + ridge = L L^T.
+        let mut l = vec![0.0; n * n];
+        for i in 0..n {
+            for j in 0..=i {
+                let dot: f64 = (0..j).map(|k| l[i * n + k] * l[j * n + k]).sum();
+                let value = self.at(i, j) + if i == j { ridge } else { 0.0 } - dot;
+                l[i * n + j] = if i == j { value.max(f64::MIN_POSITIVE).sqrt() } else { value / l[j * n + j] };
+            }
+        }
+        let mut v = right;
+        for i in 0..n {
+            let dot: f64 = (0..i).map(|k| l[i * n + k] * v[k]).sum();
+            v[i] = (v[i] - dot) / l[i * n + i];
+        }
+        for i in (0..n).rev() {
+            let dot: f64 = (i + 1..n).map(|k| l[k * n + i] * v[k]).sum();
+            v[i] = (v[i] - dot) / l[i * n + i];
+        }
+        v
+    }
+
     pub fn eigenvalues(&self) -> Vec<f64> {
         self.eigen().0
     }
@@ -108,37 +132,49 @@ fn rotate(m: &mut [f64], n: usize, p: usize, q: usize, c: f64, s: f64) {
     }
 }
 
-/// The weights v that minimise the mean of (v . x - y)^2, both signs of y weighing the same, with `penalty` times the mean square of
-/// x on |v|^2; by Cholesky factorisation.
-pub fn ridge(rows: &[(Vec<f64>, f64)], penalty: f64) -> Vec<f64> {
+/// Logistic regression: the weights v that minimise the mean of log(1 + exp(-y v . x)) for y = +1 or -1, both signs weighing the same,
+/// with `penalty` times |v|^2 / 2; Newton's method. x should have about unit spread in every place.
+pub fn logistic(rows: &[(Vec<f64>, f64)], penalty: f64) -> Vec<f64> {
     let n = rows.first().map_or(0, |(x, _)| x.len());
-    let positive = rows.iter().filter(|(_, y)| *y > 0.0).count().max(1) as f64;
-    let negative = (rows.len() as f64 - positive).max(1.0);
-    let mut normal = Symmetric::zeros(n);
-    let mut right = vec![0.0; n];
-    for (x, y) in rows {
-        let weight = if *y > 0.0 { 0.5 / positive } else { 0.5 / negative };
-        normal.add_outer(x, weight);
-        right.iter_mut().zip(x).for_each(|(r, x)| *r += weight * x * y);
-    }
-    let ridge = penalty * normal.trace() / n.max(1) as f64;
-    // normal + ridge = L L^T.
-    let mut l = vec![0.0; n * n];
-    for i in 0..n {
-        for j in 0..=i {
-            let dot: f64 = (0..j).map(|k| l[i * n + k] * l[j * n + k]).sum();
-            let value = normal.at(i, j) + if i == j { ridge } else { 0.0 } - dot;
-            l[i * n + j] = if i == j { value.max(f64::MIN_POSITIVE).sqrt() } else { value / l[j * n + j] };
+    let weights = balanced(rows);
+    let loss = |v: &[f64]| {
+        let of_row = |(x, y): &(Vec<f64>, f64)| {
+            let margin = y * x.iter().zip(v).map(|(x, v)| x * v).sum::<f64>();
+            weights(*y) * ((-margin.abs()).exp().ln_1p() + (-margin).max(0.0))
+        };
+        rows.iter().map(of_row).sum::<f64>() + 0.5 * penalty * v.iter().map(|v| v * v).sum::<f64>()
+    };
+    let mut v = vec![0.0; n];
+    let mut before = loss(&v);
+    for _step in 0..50 {
+        let mut hessian = Symmetric::zeros(n);
+        let mut down: Vec<f64> = v.iter().map(|v| -penalty * v).collect();
+        for (x, y) in rows {
+            let margin = y * x.iter().zip(&v).map(|(x, v)| x * v).sum::<f64>();
+            let miss = 1.0 / (1.0 + margin.exp());
+            hessian.add_outer(x, weights(*y) * miss * (1.0 - miss));
+            down.iter_mut().zip(x).for_each(|(d, x)| *d += weights(*y) * miss * y * x);
         }
-    }
-    let mut v = right;
-    for i in 0..n {
-        let dot: f64 = (0..i).map(|k| l[i * n + k] * v[k]).sum();
-        v[i] = (v[i] - dot) / l[i * n + i];
-    }
-    for i in (0..n).rev() {
-        let dot: f64 = (i + 1..n).map(|k| l[k * n + i] * v[k]).sum();
-        v[i] = (v[i] - dot) / l[i * n + i];
+        let step = hessian.solve(penalty, down);
+        // A full step may overshoot; half of it then does not.
+        let mut size = 1.0;
+        let moved = |size: f64| v.iter().zip(&step).map(|(v, s)| v + size * s).collect::<Vec<_>>();
+        while size > 1e-4 && loss(&moved(size)) > before {
+            size *= 0.5;
+        }
+        v = moved(size);
+        let now = loss(&v);
+        if before - now <= 1e-9 * before {
+            break;
+        }
+        before = now;
     }
     v
+}
+
+/// The weight of a row by the sign of its y, so that each sign weighs 1/2 in all.
+fn balanced(rows: &[(Vec<f64>, f64)]) -> impl Fn(f64) -> f64 {
+    let positive = rows.iter().filter(|(_, y)| *y > 0.0).count().max(1) as f64;
+    let negative = (rows.len() as f64 - positive).max(1.0);
+    move |y| if y > 0.0 { 0.5 / positive } else { 0.5 / negative }
 }

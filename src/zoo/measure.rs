@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::drawing::Split;
 use super::judge::Judge;
-use super::linear_algebra::{Symmetric, ridge};
+use super::linear_algebra::{Symmetric, logistic};
 use super::source::Source;
 use crate::generators::{Generator, Synthesis, draw_noise};
 use crate::random::Stream;
@@ -57,12 +57,7 @@ impl Seen {
 
     /// Standard deviation of each regressed factor.
     pub fn spread(&self) -> Vec<f64> {
-        let n = self.len() as f64;
-        let column = |k: usize| {
-            let mean = self.factors.iter().map(|f| f[k]).sum::<f64>() / n;
-            (self.factors.iter().map(|f| (f[k] - mean).powi(2)).sum::<f64>() / n).sqrt()
-        };
-        (0..self.factors.first().map_or(0, Vec::len)).map(column).collect()
+        moments(&self.factors).1
     }
 
     /// Share of the pictures with the factor of this place above 0.
@@ -152,26 +147,40 @@ impl Sampler<'_> {
         Ok((psnr(&a, &b)?, psnr(&a, &a.mean_keepdim(0)?)?))
     }
 
-    /// How well a linear rule on w tells the sign of a regressed factor: the share of right answers on the last quarter of `seen`
-    /// (samples 0, 1, ... of this sampler), with the rule fitted to the rest, balanced between both signs.
-    pub fn separability(&self, seen: &Seen, factor: usize) -> Result<f64> {
-        let mut rows: Vec<(Vec<f64>, f64)> = Vec::new();
-        for first in (0..seen.len()).step_by(CHUNK) {
-            let w = self.latents(first, CHUNK.min(seen.len() - first))?.narrow(1, 0, 1)?.squeeze(1)?;
-            for (i, w) in w.to_dtype(DType::F64)?.to_vec2::<f64>()?.into_iter().enumerate() {
-                let sign = if seen.factors[first + i][factor] > 0.0 { 1.0 } else { -1.0 };
-                rows.push(([w, vec![1.0]].concat(), sign));
-            }
+    /// How well linear rules on w tell the signs of regressed factors, one share per place in `factors`: the share of right answers on
+    /// the last quarter of `n` samples, balanced between both signs, of a logistic regression fitted to the other three quarters. No
+    /// sample is left out, however near to 0 its factor is.
+    pub fn separability(&self, judge: &Judge, n: usize, factors: &[usize]) -> Result<Vec<f64>> {
+        let seen = Seen::through(judge, n, |first, count| self.images(first, count))?;
+        let mut latents: Vec<Vec<f64>> = Vec::with_capacity(n);
+        for first in (0..n).step_by(CHUNK) {
+            let w = self.latents(first, CHUNK.min(n - first))?.narrow(1, 0, 1)?.squeeze(1)?;
+            latents.extend(w.to_dtype(DType::F64)?.to_vec2::<f64>()?);
         }
-        let (train, test) = rows.split_at(rows.len() * 3 / 4);
-        let rule = ridge(train, 1e-3);
-        let right = |sign: f64| {
-            let of_sign: Vec<_> = test.iter().filter(|(_, s)| *s == sign).collect();
-            let score = |w: &[f64]| w.iter().zip(&rule).map(|(a, b)| a * b).sum::<f64>();
-            of_sign.iter().filter(|(w, _)| score(w) * sign > 0.0).count() as f64 / of_sign.len().max(1) as f64
+        let fitted = n * 3 / 4;
+        let (mean, spread) = moments(&latents[..fitted]);
+        let scaled = |w: &Vec<f64>| w.iter().zip(&mean).zip(&spread).map(|((w, m), s)| (w - m) / s.max(1e-9)).chain([1.0]).collect();
+        let of = |&factor: &usize| {
+            let row = |(w, f): (&Vec<f64>, &Vec<f64>)| -> (Vec<f64>, f64) { (scaled(w), if f[factor] > 0.0 { 1.0 } else { -1.0 }) };
+            let rows: Vec<_> = latents.iter().zip(&seen.factors).map(row).collect();
+            let rule = logistic(&rows[..fitted], 1e-3);
+            let right = |sign: f64| {
+                let of_sign: Vec<_> = rows[fitted..].iter().filter(|(_, s)| *s == sign).collect();
+                let score = |w: &[f64]| w.iter().zip(&rule).map(|(a, b)| a * b).sum::<f64>();
+                of_sign.iter().filter(|(w, _)| score(w) * sign > 0.0).count() as f64 / of_sign.len().max(1) as f64
+            };
+            (right(1.0) + right(-1.0)) / 2.0
         };
-        Ok((right(1.0) + right(-1.0)) / 2.0)
+        Ok(factors.iter().map(of).collect())
     }
+}
+
+/// Mean and standard deviation of each column.
+fn moments(rows: &[Vec<f64>]) -> (Vec<f64>, Vec<f64>) {
+    let (n, width) = (rows.len().max(1) as f64, rows.first().map_or(0, Vec::len));
+    let mean: Vec<f64> = (0..width).map(|k| rows.iter().map(|r| r[k]).sum::<f64>() / n).collect();
+    let spread = (0..width).map(|k| (rows.iter().map(|r| (r[k] - mean[k]).powi(2)).sum::<f64>() / n).sqrt()).collect();
+    (mean, spread)
 }
 
 /// Mean over pictures of the PSNR in dB, range [-1, 1].

@@ -77,7 +77,7 @@ fn mini_stylegan2(p: &Params) -> candle_core::Result<Box<gan::Network>> {
 }
 
 fn object_classifier(seed: u64) -> Training {
-    Training::ObjectClassifier(supervised::Recipe { seed, images: 30_000, batch: 32, shards: 2, lr: 1e-3, pool: 30_000 })
+    Training::ObjectClassifier(supervised::Recipe { seed, images: 24_000, batch: 32, shards: 2, lr: 1e-3, pool: 20_000 })
 }
 
 fn classifier(seed: u64) -> Training {
@@ -135,12 +135,19 @@ pub fn all() -> Vec<Network> {
         Network {
             name: "mini/identity",
             title: "Identity network of the procedural faces, 64 px: embeddings that tell persons apart",
-            training: Training::Identity(supervised::Recipe { seed: 21, images: 80_000, batch: 64, shards: 2, lr: 1.5e-3, pool: 40_000 }),
+            training: Training::Identity(supervised::Recipe { seed: 21, images: 48_000, batch: 64, shards: 2, lr: 1.5e-3, pool: 30_000 }),
         },
         Network {
             name: "mini/judge_objects",
             title: "Class and factors of the procedural objects, 64 px: the independent judge of the model cards",
-            training: Training::ObjectJudge(supervised::Recipe { seed: 12, images: 50_000, batch: 32, shards: 2, lr: 1.5e-3, pool: 40_000 }),
+            training: Training::ObjectJudge(supervised::Recipe {
+                seed: 12,
+                images: 40_000,
+                batch: 32,
+                shards: 2,
+                lr: 1.5e-3,
+                pool: 20_000,
+            }),
         },
         Network {
             name: "mini/vgg16_objects",
@@ -158,11 +165,7 @@ pub fn all() -> Vec<Network> {
             training: Training::Generator {
                 recipe: gan::Recipe {
                     lr: 2.5e-3,
-                    ..adversarial(
-                        &[32_000, 56_000, 72_000, 160_000],
-                        &[(0, 0.375), (32_000, 0.75), (88_000, 1.5), (190_000, 1.0)],
-                        40_000,
-                    )
+                    ..adversarial(&[24_000, 40_000, 50_000, 60_000], &[(0, 0.375), (24_000, 0.75), (64_000, 1.5), (140_000, 1.0)], 24_000)
                 },
                 build: mini_stylegan2,
             },
