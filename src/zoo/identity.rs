@@ -47,7 +47,7 @@ impl Task for Identity {
     /// Items 2 k and 2 k + 1 are two pictures of one person.
     fn pick(pool: &Pool, stream: &Stream, item: u64) -> usize {
         let first = pool.pick(stream, item & !1);
-        if item % 2 == 0 { first } else { pool.mate(first, stream, item) }
+        if item.is_multiple_of(2) { first } else { pool.mate(first, stream, item) }
     }
 
     fn loss(&self, images: &Tensor, labels: &[&Label], _step: u64) -> Result<Tensor> {

@@ -336,7 +336,7 @@ impl Scene {
         let inner = 0.44 + 0.05 * self.build;
         let corner = |i: usize| {
             let (sin, cos) = (i as f32 * std::f32::consts::PI / 5.0).sin_cos();
-            let radius = if i % 2 == 0 { 1.0 } else { inner };
+            let radius = if i.is_multiple_of(2) { 1.0 } else { inner };
             (radius * sin, 0.05 - radius * cos)
         };
         let corners: [(f32, f32); 10] = std::array::from_fn(corner);
