@@ -9,7 +9,7 @@ use crate::spec::Card;
 use crate::zoo::drawing::Split;
 use crate::zoo::faces::UNSEEN_EVERY;
 use crate::zoo::judge::Judge;
-use crate::zoo::networks::{self, Network, Training, WEIGHTS};
+use crate::zoo::networks::{self, Network, WEIGHTS};
 use crate::zoo::source::{self, Source};
 use crate::zoo::{model_card, sheet};
 use crate::{Error, Result, machine};
@@ -103,13 +103,11 @@ pub fn run(args: Args) -> Result<()> {
             let network = Network::named(&name)?;
             let device = candle_core::Device::Cpu;
             let weights = weights.unwrap_or_else(|| state_folder(&network).join(WEIGHTS));
-            let own = matches!(network.training, Training::Judge(_) | Training::ObjectJudge(_));
-            let judge = match judge {
-                Some(path) => open_judge(&network, &path)?,
-                None if own => open_judge(&network, &weights)?,
-                None => shipped_judge(&network)?,
+            let open = || match judge {
+                Some(path) => open_judge(&network, &path),
+                None => shipped_judge(&network),
             };
-            let measured = model_card::write(&network, &weights, &judge, &out, &device)?;
+            let measured = model_card::write(&network, &weights, open, &out, &device)?;
             for (name, value) in &measured.numbers {
                 println!("{name}: {value}");
             }
@@ -146,7 +144,7 @@ fn verify(name: Option<&str>) -> Result<()> {
     };
     let mut failed = None;
     for network in networks {
-        match model_card::verify(&network, &shipped_judge(&network)?, &candle_core::Device::Cpu) {
+        match model_card::verify(&network, || shipped_judge(&network), &candle_core::Device::Cpu) {
             Ok(lines) => {
                 println!("{}: as its card says", network.name);
                 lines.iter().for_each(|line| println!("    {line}"));

@@ -56,13 +56,20 @@ impl Measured {
     }
 }
 
-/// Measures the weights in `bytes`; `judge` is the judge of the network's source. `pictures`: where the card's pictures go, if anywhere.
-pub fn measure(network: &Network, bytes: &[u8], judge: &Judge, pictures: Option<&Path>, device: &Device) -> Result<Measured> {
+/// Measures the weights in `bytes`; `judge` opens the judge of the network's source, where one is needed. `pictures`: where the
+/// card's pictures go, if anywhere.
+pub fn measure(
+    network: &Network,
+    bytes: &[u8],
+    judge: impl FnOnce() -> Result<Judge>,
+    pictures: Option<&Path>,
+    device: &Device,
+) -> Result<Measured> {
     let source = network.source();
     match &network.training {
         Training::Generator { .. } => {
             let generator = networks::open_generator(bytes, network.name, device)?;
-            measure_generator(generator.as_ref(), &source, judge, pictures, device)
+            measure_generator(generator.as_ref(), &source, &judge()?, pictures, device)
         }
         Training::Classifier(_) => {
             let vgg = networks::open_classifier(bytes, network.name, device)?;
@@ -325,7 +332,7 @@ fn nearest_sheet(sampler: &Sampler, source: &Source, nearest: &[(usize, f64)], f
 
 /// Writes weights, pictures and card of `network` below `out` ("baselines" in the project's folder), from the weights file that
 /// training left.
-pub fn write(network: &Network, weights: &Path, judge: &Judge, out: &Path, device: &Device) -> Result<Measured> {
+pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<Judge>, out: &Path, device: &Device) -> Result<Measured> {
     let bytes = std::fs::read(weights).map_err(|e| Error::io(weights, "reading", e))?;
     let (_, about) = checkpoint::read(&bytes, &weights.display().to_string(), device)?;
     let generator = matches!(network.training, Training::Generator { .. });
@@ -435,7 +442,7 @@ fn notes(network: &Network) -> String {
 }
 
 /// Measures the shipped network again. Errors: kind `Regression` where a number on the card differs by more than 2 % (or 0.01).
-pub fn verify(network: &Network, judge: &Judge, device: &Device) -> Result<Vec<String>> {
+pub fn verify(network: &Network, judge: impl FnOnce() -> Result<Judge>, device: &Device) -> Result<Vec<String>> {
     let card = Card::load(network.name)?;
     let bytes = shipped(network.name)?;
     if card.sha256.as_deref() != Some(&sha256_hex(&bytes)) {
