@@ -15,4 +15,11 @@ cp "$run/report/reconstructions.png" "paper/figures/$name.png"
 cp "$run/report/worst.png" "paper/figures/$name.worst.png"
 cp "$run/report/curves.png" "paper/figures/$name.curves.png"
 cp "$run/report/curves.svg" "paper/figures/$name.curves.svg"
+for figure in "$run"/report/figure-*.png; do
+  [ -f "$figure" ] && cp "$figure" "paper/figures/$name.$(basename "$figure")"
+done
+if [ -f "$run/report/tradeoff.png" ]; then
+  cp "$run/report/tradeoff.png" "paper/figures/$name.tradeoff.png"
+  cp "$run/report/tradeoff.svg" "paper/figures/$name.tradeoff.svg"
+fi
 cargo run --release --quiet -- claims --markdown paper/tables/claims.md >/dev/null

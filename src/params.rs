@@ -110,6 +110,11 @@ impl Params {
         self.inner.borrow().dtype
     }
 
+    /// Whether its parameters are to be trained: fresh or trainable.
+    pub fn learns(&self) -> bool {
+        matches!(&self.inner.borrow().source, Source::Fresh { .. } | Source::Loaded { trainable: true, .. })
+    }
+
     /// Whether a loaded store has this tensor; a fresh store has whatever is asked for, so it answers false.
     pub fn has(&self, name: &str) -> bool {
         self.shape_of(name).is_some()

@@ -8,13 +8,18 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::inverters::baseline::Baseline;
+use crate::inverters::psp;
 use crate::machine;
 use crate::record::store::{Finished, Ingredients, Store, canonical, sha256_hex, write_atomic};
 use crate::spec::card::Source;
 use crate::spec::experiment::{REFERENCE_ROWS, Resolved, ResolvedArm, Subject};
 use crate::spec::{Card, Profile};
 use crate::stages::progress::{duration, size};
-use crate::stages::{self, CurveSpec, EncoderMethod, EvaluateSpec, ImageSet, Method, Networks, SampleSpec, TrainSpec};
+use crate::stages::{
+    self, BaselineMethod, BaselineSpec, CurveSpec, EncoderMethod, EvaluateSpec, ImageSet, Method, Networks, Protocol, Refinement,
+    SampleSpec, TrainSpec,
+};
 use crate::{Error, Result};
 
 /// What a stage computes.
@@ -22,6 +27,7 @@ use crate::{Error, Result};
 pub enum StageSpec {
     Sample(SampleSpec),
     Train(Box<TrainSpec>),
+    TrainBaseline(Box<BaselineSpec>),
     Evaluate(Box<EvaluateSpec>),
 }
 
@@ -30,6 +36,7 @@ impl StageSpec {
         match self {
             StageSpec::Sample(_) => "sample",
             StageSpec::Train(_) => "train",
+            StageSpec::TrainBaseline(_) => "train-baseline",
             StageSpec::Evaluate(_) => "evaluate",
         }
     }
@@ -38,6 +45,7 @@ impl StageSpec {
         match self {
             StageSpec::Sample(_) => stages::SAMPLE_CODE,
             StageSpec::Train(_) => stages::TRAIN_CODE,
+            StageSpec::TrainBaseline(_) => stages::BASELINE_CODE,
             StageSpec::Evaluate(_) => stages::EVALUATE_CODE,
         }
     }
@@ -46,6 +54,7 @@ impl StageSpec {
         match self {
             StageSpec::Sample(s) => &s.networks,
             StageSpec::Train(s) => &s.networks,
+            StageSpec::TrainBaseline(s) => &s.networks,
             StageSpec::Evaluate(s) => &s.networks,
         }
     }
@@ -54,9 +63,18 @@ impl StageSpec {
         let value = match self {
             StageSpec::Sample(s) => serde_json::to_value(s),
             StageSpec::Train(s) => serde_json::to_value(s),
+            StageSpec::TrainBaseline(s) => serde_json::to_value(s),
             StageSpec::Evaluate(s) => serde_json::to_value(s),
         };
         value.unwrap_or(serde_json::Value::Null)
+    }
+
+    /// What is optimised for each image.
+    fn refine(&self) -> Option<&Refinement> {
+        match self {
+            StageSpec::Evaluate(s) => s.method.refine(),
+            _ => None,
+        }
     }
 }
 
@@ -114,6 +132,7 @@ impl Plan {
         let mut names: Vec<&str> = vec![&n.features, &n.judge];
         names.extend(subjects.iter().map(|s| s.networks.generator.as_str()));
         names.extend(resolved.sets.iter().filter_map(|s| s.source.as_deref()));
+        names.extend(resolved.arms.iter().flat_map(|a| a.method.cards()).map(|(_, card)| card));
         names.sort();
         names.dedup();
         let cards = names.into_iter().map(Card::load).collect::<Result<Vec<_>>>()?;
@@ -129,24 +148,44 @@ impl Plan {
             let sample = plan.add(named("sample"), StageSpec::Sample(drawn), vec![], None, 0, images, backend)?;
             for (name, label) in REFERENCE_ROWS {
                 let method = if name == "mean_image" { Method::MeanImage } else { Method::MeanLatent };
-                let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, subject, method)));
+                let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, subject, method, None)?));
                 plan.add(named(&format!("evaluate {label}")), spec, vec![("sample", sample)], Some(name.into()), 0, images, backend)?;
             }
             for arm in &subject.arms {
-                for &seed in &resolved.seeds {
-                    let training = training(&resolved, subject, arm, seed);
-                    let title = format!("train {}, seed {seed}", arm.label);
-                    let units = arm.steps * arm.batch as u64;
+                // What nothing random has gone into is done once.
+                let seeds = if arm.trains() { &resolved.seeds[..] } else { &resolved.seeds[..1] };
+                for &seed in seeds {
                     let row = || Some(arm.name.clone());
-                    let train = plan.add(title, StageSpec::Train(Box::new(training)), vec![], row(), seed, units, backend)?;
-                    let method = Method::Encoder(Box::new(EncoderMethod { recipe: arm.recipe.clone(), seed }));
-                    let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, subject, method)));
-                    let needs = vec![("sample", sample), ("train", train)];
-                    plan.add(format!("evaluate {}, seed {seed}", arm.label), spec, needs, row(), seed, images, backend)?;
+                    let mut needs = vec![("sample", sample)];
+                    if arm.trains() {
+                        let title = format!("train {}, seed {seed}", arm.label);
+                        let units = arm.steps * arm.batch as u64;
+                        needs.push(("train", plan.add_once(title, training(&resolved, subject, arm, seed), row(), seed, units, backend)?));
+                    }
+                    let method = method_of(arm, if arm.trains() { seed } else { 0 });
+                    let evaluated: u64 = resolved.sets.iter().map(|s| arm.images.unwrap_or(s.images).min(s.images) as u64).sum();
+                    let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, subject, method, arm.images)?));
+                    let steps = spec.refine().map_or(0, Refinement::steps);
+                    let amount = if steps > 0 { format!(", {evaluated} images x {steps} steps") } else { String::new() };
+                    let title = format!("evaluate {}, seed {seed}{amount}", arm.label);
+                    plan.add(title, spec, needs, row(), seed, evaluated * steps.max(1), backend)?;
                 }
             }
         }
         Ok(plan)
+    }
+
+    /// As [`Plan::add`], unless the plan has this very stage already: arms that differ in what comes after it share a training.
+    fn add_once(&mut self, title: String, spec: StageSpec, row: Option<String>, seed: u64, units: u64, backend: &str) -> Result<usize> {
+        let added = self.add(title, spec, vec![], row, seed, units, backend)?;
+        let key = self.stages[added].ingredients.key();
+        match self.stages[..added].iter().position(|s| s.ingredients.key() == key) {
+            Some(earlier) => {
+                self.stages.pop();
+                Ok(earlier)
+            }
+            None => Ok(added),
+        }
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -169,7 +208,13 @@ impl Plan {
         }
         let latents = match &spec {
             StageSpec::Train(s) => s.recipe.latents.types.name(),
-            _ => "",
+            StageSpec::TrainBaseline(s) => s.baseline.title(),
+            StageSpec::Evaluate(s) => match s.method.refine() {
+                Some(Refinement::Encoder(_)) => "encoder steps",
+                Some(Refinement::Latent(_)) => "latent steps",
+                None => "",
+            },
+            StageSpec::Sample(_) => "",
         };
         let cost_key = format!("{} {} {latents} {backend}", spec.kind(), spec.networks().generator);
         let ingredients = Ingredients { kind: spec.kind().into(), code: spec.code(), spec: spec.value(), inputs };
@@ -183,7 +228,20 @@ impl Plan {
         let (n, more) = match spec {
             StageSpec::Sample(s) => (vec![&s.networks.generator], sources(&s.sets)),
             StageSpec::Train(s) => (vec![&s.networks.generator, &s.networks.features, &s.networks.judge], sources(&s.curve.sample.sets)),
-            StageSpec::Evaluate(s) => (vec![&s.networks.generator, &s.networks.judge], vec![]),
+            StageSpec::TrainBaseline(s) => {
+                (vec![&s.networks.generator, &s.networks.features, &s.networks.judge], sources(&s.curve.sample.sets))
+            }
+            StageSpec::Evaluate(s) => {
+                let published = match &s.method {
+                    Method::Baseline(m) => m.published.values().cloned().collect(),
+                    _ => vec![],
+                };
+                let mut networks = vec![&s.networks.generator, &s.networks.judge];
+                if s.method.refine().is_some() {
+                    networks.push(&s.networks.features);
+                }
+                (networks, published)
+            }
         };
         let mut all: Vec<String> = n.into_iter().cloned().chain(more).collect();
         all.sort();
@@ -238,17 +296,40 @@ impl Plan {
             let cost = self.cost.of(&stage.spec.networks().generator, backend);
             let (per_unit, batch, disk) = match &stage.spec {
                 StageSpec::Train(s) => (cost.train_seconds, s.batch, self.cost.disk_per_arm_mb * 1e6),
+                StageSpec::TrainBaseline(s) => (cost.train_seconds, s.batch, self.cost.disk_per_arm_mb * 1e6),
+                // A step of one image costs what an image of a training costs: forward and back through the encoder and the generator.
+                StageSpec::Evaluate(s) if s.method.refine().is_some() => (
+                    cost.train_seconds,
+                    self.resolved.evaluation_batch,
+                    stage.units as f64 * 3e4 / s.method.refine().map_or(1, Refinement::steps).max(1) as f64,
+                ),
                 _ => (cost.evaluate_seconds, self.resolved.evaluation_batch, stage.units as f64 * 3e4),
             };
             let measured = costs.0.get(&stage.cost_key);
             e.seconds += measured.map_or(per_unit, |c| c.seconds_per_unit) * stage.units as f64;
             // The constants were measured on trainings, which keep the graph; an evaluation needs far less.
-            let share = if matches!(stage.spec, StageSpec::Train(_)) { 1.0 } else { 0.25 };
+            let graph = !matches!(stage.spec, StageSpec::Sample(_) | StageSpec::Evaluate(_)) || stage.spec.refine().is_some();
+            let batch = match stage.spec.refine() {
+                Some(refinement) if stages::reconstruct::one_by_one(Some(refinement)) => 1,
+                _ => batch,
+            };
+            let share = if graph { 1.0 } else { 0.25 };
             let memory = (cost.memory_fixed_mb + share * cost.memory_per_image_mb * batch as f64) * 1e6;
             e.memory = e.memory.max(memory as u64);
             e.disk += disk as u64;
         }
         e
+    }
+
+    /// How many images may be optimised at the same time, each with a network of its own: as many as there are threads, and as the memory
+    /// that is free holds by the profile's estimate.
+    pub fn side_by_side(&self, i: usize) -> usize {
+        let backend = self.stages[i].ingredients.inputs.get("device").map_or("", String::as_str);
+        let cost = self.cost.of(&self.stages[i].spec.networks().generator, backend);
+        let each = (cost.memory_fixed_mb + cost.memory_per_image_mb) * 1e6;
+        let room = machine::available_memory().map_or(1.0, |free| 0.8 * free as f64 / each.max(1.0));
+        let most = if backend == "cpu" { rayon::current_num_threads() } else { 1 };
+        (room as usize).clamp(1, most.max(1))
     }
 
     /// The plan for people: every stage, whether it is cached and why not, and what the rest costs.
@@ -300,32 +381,69 @@ impl Plan {
     }
 }
 
-fn training(resolved: &Resolved, subject: &Subject, arm: &ResolvedArm, seed: u64) -> TrainSpec {
+fn training(resolved: &Resolved, subject: &Subject, arm: &ResolvedArm, seed: u64) -> StageSpec {
     let sets = subject.sets.iter().map(|s| ImageSet { images: s.images.min(resolved.curve.images), ..s.clone() }).collect();
-    TrainSpec {
-        networks: subject.networks.clone(),
-        recipe: arm.recipe.clone(),
-        steps: arm.steps,
-        batch: arm.batch,
-        decay: arm.decay,
-        seed,
-        curve: CurveSpec {
-            every: (arm.steps / resolved.curve.points).max(1),
-            sample: SampleSpec { networks: subject.networks.clone(), seed: resolved.evaluation_seed, sets },
-            metrics: resolved.curve.metrics.clone(),
-        },
+    let curve = CurveSpec {
+        every: (arm.steps / resolved.curve.points).max(1),
+        sample: SampleSpec { networks: subject.networks.clone(), seed: resolved.evaluation_seed, sets },
+        metrics: resolved.curve.metrics.clone(),
+    };
+    let (networks, steps, batch, decay) = (subject.networks.clone(), arm.steps, arm.batch, arm.decay);
+    match arm.method.baseline() {
+        None => StageSpec::Train(Box::new(TrainSpec { networks, recipe: arm.recipe.clone(), steps, batch, decay, seed, curve })),
+        Some(baseline) => {
+            let sampling = arm.recipe.sampling.clone();
+            StageSpec::TrainBaseline(Box::new(BaselineSpec { networks, baseline, sampling, steps, batch, decay, seed, curve }))
+        }
     }
 }
 
-fn evaluation(resolved: &Resolved, subject: &Subject, method: Method) -> EvaluateSpec {
-    EvaluateSpec {
+fn method_of(arm: &ResolvedArm, seed: u64) -> Method {
+    let refine = arm.refine.clone();
+    match arm.method.baseline() {
+        None => Method::Encoder(Box::new(EncoderMethod { recipe: arm.recipe.clone(), seed, refine })),
+        Some(baseline) => {
+            let published = arm.method.cards().into_iter().map(|(key, card)| (key.to_string(), card.to_string())).collect();
+            Method::Baseline(Box::new(BaselineMethod { baseline, published, seed, refine }))
+        }
+    }
+}
+
+/// The side at which all methods are stored when matched: the smallest that a published network works at, None without one.
+fn common_side(resolved: &Resolved) -> Result<Option<usize>> {
+    if !resolved.protocols.contains(&Protocol::Matched) {
+        return Ok(None);
+    }
+    let mut sides = Vec::new();
+    for arm in resolved.arms.iter().filter(|a| a.is_published()) {
+        match arm.method.baseline() {
+            Some(Baseline::Psp) => sides.push(psp::SIDE),
+            _ => {
+                for (_, card) in arm.method.cards() {
+                    sides.extend(Card::load(card)?.resolution);
+                }
+            }
+        }
+    }
+    Ok(sides.into_iter().min())
+}
+
+fn evaluation(resolved: &Resolved, subject: &Subject, method: Method, images: Option<usize>) -> Result<EvaluateSpec> {
+    // The way of an optimisation and its times; the rows that every study has are known without.
+    let reference = matches!(method, Method::MeanImage | Method::MeanLatent);
+    let trace = if reference { vec![] } else { resolved.trace.clone() };
+    Ok(EvaluateSpec {
         networks: subject.networks.clone(),
         method,
         seed: resolved.evaluation_seed,
         metrics: resolved.metrics.clone(),
         figure_images: resolved.report.figure_images,
         batch: resolved.evaluation_batch,
-    }
+        images,
+        protocols: resolved.protocols.clone(),
+        common_side: common_side(resolved)?,
+        trace,
+    })
 }
 
 /// What the stages that have to run are expected to take.

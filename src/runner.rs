@@ -8,12 +8,13 @@ use candle_core::Device;
 
 use crate::error::Kind;
 use crate::machine;
-use crate::plan::{Costs, Plan, Stage, StageSpec, State};
+use crate::plan::{Costs, Plan, StageSpec, State};
 use crate::record::store::{Finished, Lock, Store, canonical, create_folder, sha256_hex, write_atomic};
-use crate::record::{ArmInfo, CurvePoint, ImageInfo, Provenance, Record, Score, StageCost};
+use crate::record::views::Views;
+use crate::record::{ArmInfo, CurvePoint, ImageInfo, Provenance, Record, Score, StageCost, Timing, TracePoint};
 use crate::spec::experiment::REFERENCE_ROWS;
 use crate::stages::progress::{Progress, duration, size};
-use crate::stages::{self, CurveRow, ScoreRow, StageContext};
+use crate::stages::{self, CurveRow, ScoreRow, StageContext, TimeRow, TraceRow};
 use crate::{Error, Result};
 
 /// Version of the record's format.
@@ -64,7 +65,7 @@ impl Runner<'_> {
                         self.progress.note(&format!("{position}: {why}"));
                     }
                     let inputs = stage.needs.iter().map(|(role, n)| (role.to_string(), finished[*n].0.clone())).collect();
-                    let done = self.execute(stage, inputs)?;
+                    let done = self.execute(i, inputs)?;
                     costs.remember(self.store, stage, done.manifest.seconds)?;
                     (done, false)
                 }
@@ -82,14 +83,22 @@ impl Runner<'_> {
         Ok(Done { record, folder, executed, stages: finished.into_iter().map(|(f, _)| f).collect() })
     }
 
-    fn execute(&self, stage: &Stage, inputs: BTreeMap<String, Finished>) -> Result<Finished> {
+    fn execute(&self, i: usize, inputs: BTreeMap<String, Finished>) -> Result<Finished> {
+        let (stage, side_by_side) = (&self.plan.stages[i], self.plan.side_by_side(i));
         let work = self.store.begin(&stage.ingredients)?;
         machine::reset_peak_memory_of(self.device);
-        let mut context =
-            StageContext { device: self.device, progress: self.progress, work: &work, inputs, checkpoint_every: self.checkpoint_every };
+        let mut context = StageContext {
+            device: self.device,
+            progress: self.progress,
+            work: &work,
+            inputs,
+            checkpoint_every: self.checkpoint_every,
+            side_by_side,
+        };
         let result = match &stage.spec {
             StageSpec::Sample(spec) => stages::sample::run(spec, &mut context),
             StageSpec::Train(spec) => stages::train::run(spec, &mut context),
+            StageSpec::TrainBaseline(spec) => stages::train_baseline::run(spec, &mut context),
             StageSpec::Evaluate(spec) => stages::evaluate::run(spec, &mut context),
         };
         drop(context);
@@ -142,15 +151,16 @@ impl Runner<'_> {
     /// The record of the stages that are finished so far.
     fn record(&self, finished: &[(Finished, bool)]) -> Result<Record> {
         let resolved = &self.plan.resolved;
-        let mut images: Vec<ImageInfo> = Vec::new();
+        let mut views = Views::of(resolved);
+        let (mut traces, mut timings) = (Vec::new(), Vec::new());
         let mut scores = Vec::new();
         let mut curves = Vec::new();
         let mut costs = Vec::new();
         for (stage, (done, cached)) in self.plan.stages.iter().zip(finished) {
             let arm = || stage.row.clone().unwrap_or_default();
             match &stage.spec {
-                StageSpec::Sample(_) => images.extend(done.json::<Vec<ImageInfo>>("images.json")?),
-                StageSpec::Train(_) => {
+                StageSpec::Sample(_) => views.images(done.json::<Vec<ImageInfo>>("images.json")?),
+                StageSpec::Train(_) | StageSpec::TrainBaseline(_) => {
                     let rows: Vec<CurveRow> = done.json("curves.json")?;
                     curves.extend(rows.into_iter().map(|r| CurvePoint {
                         arm: arm(),
@@ -163,14 +173,41 @@ impl Runner<'_> {
                 }
                 StageSpec::Evaluate(_) => {
                     let rows: Vec<ScoreRow> = done.json("scores.json")?;
-                    scores.extend(rows.into_iter().map(|r| Score {
-                        arm: arm(),
-                        seed: stage.seed,
-                        set: r.set,
-                        image: r.image,
-                        metric: r.metric,
-                        value: r.value.unwrap_or(f64::INFINITY),
-                    }));
+                    let mine = views.sets_of(stage.row.as_deref());
+                    for r in rows {
+                        for set in mine.of(&r.set, &r.image) {
+                            scores.push(Score {
+                                arm: arm(),
+                                seed: stage.seed,
+                                set,
+                                image: r.image.clone(),
+                                metric: r.metric.clone(),
+                                value: r.value.unwrap_or(f64::INFINITY),
+                            });
+                        }
+                    }
+                    if done.manifest.files.contains_key("traces.json") {
+                        let rows: Vec<TraceRow> = done.json("traces.json")?;
+                        traces.extend(rows.into_iter().map(|r| TracePoint {
+                            arm: arm(),
+                            seed: stage.seed,
+                            set: r.set,
+                            image: r.image,
+                            step: r.step,
+                            metric: r.metric,
+                            value: r.value,
+                        }));
+                        let rows: Vec<TimeRow> = done.json("times.json")?;
+                        timings.extend(rows.into_iter().map(|r| Timing {
+                            arm: arm(),
+                            seed: stage.seed,
+                            set: r.set,
+                            images: r.images,
+                            side_by_side: r.side_by_side,
+                            start_seconds: r.start_seconds,
+                            step_seconds: r.step_seconds,
+                        }));
+                    }
                 }
             }
             costs.push(StageCost {
@@ -191,6 +228,7 @@ impl Runner<'_> {
             ArmInfo { name: name.into(), label, reference: true }
         });
         let arms = resolved.arms.iter().map(|a| ArmInfo { name: a.name.clone(), label: a.label.clone(), reference: false });
+        let images = views.list();
         let list = serde_json::to_value(&images).map_err(|e| Error::internal(e.to_string()))?;
         Ok(Record {
             format: RECORD_FORMAT,
@@ -202,7 +240,8 @@ impl Runner<'_> {
             images,
             scores,
             curves,
-            provenance: self.provenance(sha256_hex(canonical(&list).as_bytes()), costs),
+            traces,
+            provenance: Provenance { timings, ..self.provenance(sha256_hex(canonical(&list).as_bytes()), costs) },
         })
     }
 
@@ -230,6 +269,7 @@ impl Runner<'_> {
             licences: cards.iter().filter(limited).map(|c| (c.name.clone(), licence(c))).collect(),
             image_list_sha256,
             stages,
+            timings: Vec::new(),
         }
     }
 }

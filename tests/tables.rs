@@ -26,6 +26,7 @@ pub fn sample(seeds: &[u64], images: usize, steps: [f64; 5]) -> Record {
         images: vec![],
         scores: vec![],
         curves: vec![],
+        traces: vec![],
         provenance: Provenance {
             version: "0.1.0".into(),
             git_commit: "0123456789abcdef".into(),

@@ -3,6 +3,7 @@
 mod arch;
 mod baselines;
 mod cli;
+mod compare;
 mod encoders;
 mod families;
 mod faults;

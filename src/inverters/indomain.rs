@@ -4,14 +4,14 @@
 //! The encoder makes w+ of a StyleGANv1 (row "In-Domain (R)"); [`InDomain::optimise`] then moves that w+ for one image, with
 //! pixels, VGG features and the encoder as regulariser ("In-Domain (I)", 100 steps).
 
-use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
+use super::refine::{Guided, Latents, Schedule, guided, refine};
 use super::{BatchNorm, Inverter};
 use crate::generators::stylegan1::{self, StyleGan1};
 use crate::generators::{Generator, Synthesis, Target, Tensors};
 use crate::ops;
-use crate::optim::{Optimizer, Rule};
-use crate::params::{Init, Param, Params};
+use crate::params::{Init, Params};
 use crate::perceptual::vgg16::{self, Vgg16};
 
 const SLOPE: f64 = 0.2;
@@ -170,6 +170,14 @@ impl Features {
     pub fn taps(&self, images: &Tensor) -> Result<Vec<Tensor>> {
         self.vgg.taps(&Self::prepare(images)?)
     }
+
+    /// relu4_3, which the optimisation compares.
+    pub fn last(&self, images: &Tensor) -> Result<Tensor> {
+        match self.taps(images)?.pop() {
+            Some(tap) => Ok(tap),
+            None => bail!("the feature network has no layers"),
+        }
+    }
 }
 
 /// Settings of the optimisation; the default is the reference's and the paper's.
@@ -191,9 +199,6 @@ impl Default for Optimisation {
 
 /// One step of the optimisation, at the latent before its update.
 pub struct Moment {
-    pub image: Tensor,
-    /// E(G(z)).
-    pub encoded: Tensor,
     /// Unweighted terms and their weighted sum.
     pub pixels: f64,
     pub features: f64,
@@ -254,8 +259,8 @@ pub fn open_encoder(tensors: Tensors, target: &Target, w_dim: usize, use_wscale:
 }
 
 impl InDomain {
-    /// Moves the latents of `images` [n, 3, r, r] with Adam, from E's own; every step goes to `seen`. The images are optimised
-    /// together; each term is a mean over the batch, so use one image to have the reference's numbers.
+    /// Moves the latents of `images` [n, 3, r, r] with Adam, from E's own; every step goes to `seen`. Each term is a mean over one image;
+    /// the terms that `seen` gets are means over the batch too, so use one image to have the reference's numbers.
     pub fn optimise(
         &self,
         images: &Tensor,
@@ -263,36 +268,26 @@ impl InDomain {
         settings: &Optimisation,
         mut seen: impl FnMut(usize, &Moment) -> Result<()>,
     ) -> Result<Tensor> {
-        let latent = Var::from_tensor(&self.encoder.forward(images)?.detach())?;
-        let param = Param { name: "latent".into(), var: latent.clone(), coef: 1.0 };
-        let mut adam = Optimizer::new(Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, equalized: false }, vec![param]);
-        let wanted = last_tap(features, images)?.detach();
-        let mean_square = |a: &Tensor, b: &Tensor| (a - b)?.sqr()?.mean_all();
+        let Latents { var: latent, mut optimizer } = Latents::new(&self.encoder.forward(images)?)?;
+        let weights = Guided { pixels: settings.pixels, features: settings.features, regulariser: settings.regulariser };
+        let tap = |x: &Tensor| features.last(x);
+        let wanted = tap(images)?.detach();
         let value = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>();
-        for step in 0..settings.steps {
-            let image = self.generator.synthesize(&latent, &Synthesis::default())?;
-            let encoded = self.encoder.forward(&image)?;
-            let pixels = mean_square(&image, images)?;
-            let distance = mean_square(&last_tap(features, &image)?, &wanted)?;
-            let regulariser = mean_square(&latent, &encoded)?;
-            let weighted = ((&pixels * settings.pixels)? + (&distance * settings.features)?)?;
-            let loss = (weighted + (&regulariser * settings.regulariser)?)?;
-            let grads = loss.backward()?;
+        let schedule = Schedule::plain(settings.steps as u64, settings.learning_rate);
+        let forward = || guided(self, &latent, &Synthesis::default(), (images, &wanted), &tap, &weights);
+        refine(&mut optimizer, &schedule, forward, |step, pass, grads| {
             let Some(gradient) = grads.get(&latent).cloned() else { bail!("no gradient reached the latent") };
-            adam.step(&grads, settings.learning_rate)?;
-            let (pixels, features) = (value(&pixels)?, value(&distance)?);
-            let (regulariser, loss) = (value(&regulariser)?, value(&loss)?);
+            let mut values = [0.0; 3];
+            let mut loss = 0.0;
+            for (v, term) in values.iter_mut().zip(&pass.losses.terms) {
+                *v = value(&term.value)?;
+                loss += term.weight * *v / images.dim(0)? as f64;
+            }
+            let [pixels, features, regulariser] = values;
             let latent = latent.as_tensor().detach().copy()?;
-            seen(step, &Moment { image, encoded, pixels, features, regulariser, loss, gradient, latent })?;
-        }
+            seen(step as usize, &Moment { pixels, features, regulariser, loss, gradient, latent })
+        })?;
         latent.as_tensor().detach().copy()
-    }
-}
-
-fn last_tap(features: &Features, images: &Tensor) -> Result<Tensor> {
-    match features.taps(images)?.pop() {
-        Some(tap) => Ok(tap),
-        None => bail!("the feature network has no layers"),
     }
 }
 

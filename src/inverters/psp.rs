@@ -2,7 +2,7 @@
 //! Reference: eladrich/pixel2style2pixel, its `GradualStyleEncoder` (an IR-SE50 body of TreB1eN's ArcFace) and the StyleGANv2 of
 //! rosinality/stylegan2-pytorch ([`stylegan2`]).
 //!
-//! Batch norms use their running statistics. Images are 256 px in [-1, 1]; the decoder's image is pooled to 256 px when asked.
+//! Images are 256 px in [-1, 1]; the decoder's image is pooled to 256 px when asked.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -15,7 +15,7 @@ use crate::params::{Init, Params};
 /// Slope in the blocks that make the rows of w+.
 const SLOPE: f64 = 0.01;
 /// Side of the images that the published encoder takes, and of the pooled image.
-const SIDE: usize = 256;
+pub const SIDE: usize = 256;
 /// Rows below the first number come from the coarsest map, rows below the second from the middle one.
 const LEVELS: [usize; 2] = [3, 7];
 
@@ -173,6 +173,8 @@ pub struct Config {
     pub blocks: [usize; 4],
     /// Rows of w+.
     pub rows: usize,
+    /// Side of the images: 256 in the published network, a power of two from 16 up.
+    pub side: usize,
 }
 
 /// The maps that the rows are made from.
@@ -185,6 +187,7 @@ pub struct Trace {
 
 /// The gradual style encoder.
 pub struct Encoder {
+    side: usize,
     enter: (Tensor, BatchNorm, Tensor),
     body: Vec<Vec<Bottleneck>>,
     lateral: [(Tensor, Tensor); 2],
@@ -192,7 +195,11 @@ pub struct Encoder {
 }
 
 impl Encoder {
+    /// Errors: a side that is no power of two from 16 up; a missing or misshapen tensor.
     pub fn new(config: &Config, p: &Params) -> Result<Self> {
+        if config.side < 16 || !config.side.is_power_of_two() {
+            bail!("pSp: images of {} px; a power of two from 16 up is needed", config.side)
+        }
         let w = config.widths;
         let enter = p.pp("input_layer");
         let (mut body, mut index) = (Vec::new(), 0);
@@ -211,15 +218,16 @@ impl Encoder {
         };
         let row = |i: usize| {
             let side = if i < LEVELS[0] {
-                SIDE / 16
+                config.side / 16
             } else if i < LEVELS[1] {
-                SIDE / 8
+                config.side / 8
             } else {
-                SIDE / 4
+                config.side / 4
             };
             ToRow::new(&p.pp(format!("styles.{i}")), w[3], w[3], side)
         };
         Ok(Encoder {
+            side: config.side,
             enter: (
                 conv(&enter.pp(0), 3, w[0], 3)?,
                 BatchNorm::new(&enter.pp(1), w[0])?,
@@ -231,10 +239,11 @@ impl Encoder {
         })
     }
 
-    /// Images [n, 3, 256, 256] in [-1, 1].
+    /// Images [n, 3, side, side] in [-1, 1].
     pub fn trace(&self, images: &Tensor) -> Result<Trace> {
-        if images.dims()[1..] != [3, SIDE, SIDE] {
-            bail!("pSp's encoder takes images of [3, {SIDE}, {SIDE}], not {:?}", images.dims())
+        let side = self.side;
+        if images.dims()[1..] != [3, side, side] {
+            bail!("pSp's encoder takes images of [3, {side}, {side}], not {:?}", images.dims())
         }
         let (weight, norm, slopes) = &self.enter;
         let mut x = prelu(&norm.forward(&ops::conv2d(images, weight, None, 1, 1)?)?, slopes)?;
@@ -245,10 +254,10 @@ impl Encoder {
             }
             ends.push(x.clone());
         }
-        let side = |i: usize, x: &Tensor| ops::conv2d(x, &self.lateral[i].0, Some(&self.lateral[i].1), 1, 0);
+        let lateral = |i: usize, x: &Tensor| ops::conv2d(x, &self.lateral[i].0, Some(&self.lateral[i].1), 1, 0);
         let coarse = &ends[3];
-        let middle = upsample_add(coarse, &side(0, &ends[2])?)?;
-        let fine = upsample_add(&middle, &side(1, &ends[1])?)?;
+        let middle = upsample_add(coarse, &lateral(0, &ends[2])?)?;
+        let fine = upsample_add(&middle, &lateral(1, &ends[1])?)?;
         let source = |i: usize| {
             if i < LEVELS[0] {
                 coarse
@@ -316,6 +325,7 @@ pub fn open_encoder(tensors: Tensors, target: &Target) -> crate::Result<Encoder>
         widths: [width(a), width(b), width(c), width(d)],
         blocks: [b - a, c - b, d - c, end - d],
         rows: (0..).take_while(|i| tensors.contains_key(&format!("styles.{i}.linear.weight"))).count(),
+        side: SIDE,
     };
     let build = || -> Result<Encoder> {
         let p = Params::frozen(tensors.clone(), target.dtype, &target.device, &target.origin);

@@ -232,6 +232,14 @@ impl Metric {
         }
     }
 
+    /// The side at which it compares; None where it takes images as they are.
+    pub fn side(&self) -> Option<usize> {
+        match self.size {
+            Size::Native => None,
+            Size::Square(side) => Some(side),
+        }
+    }
+
     /// Whether a network must be given before [`Metric::score`].
     pub fn needs_network(&self) -> bool {
         matches!(self.info.compute, Compute::Network { .. })

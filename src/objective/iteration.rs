@@ -107,7 +107,7 @@ fn detached(latents: &Latents) -> Latents {
 
 /// The latents that L_MTV compares for this family and these types. PGGAN's z is pixel-normalised: its generator does the
 /// same first, so the length of z can't be observed.
-fn compared(types: Types, family: Family, latents: &Latents) -> Result<Latents> {
+pub fn compared(types: Types, family: Family, latents: &Latents) -> Result<Latents> {
     let (w, z, c, constant) = (latents.w.clone(), latents.z.clone(), latents.c.clone(), latents.constant.clone());
     Ok(match (family, types) {
         (Family::Pggan, _) => Latents { z: z.map(|z| ops::pixel_norm(&z, 1e-8)).transpose()?, ..Default::default() },

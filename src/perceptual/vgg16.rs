@@ -160,6 +160,32 @@ impl Vgg16 {
         Ok(taps)
     }
 
+    /// The activations after the ReLU of these convolutions, (block, place in the block) from 0 in ascending order.
+    ///
+    /// Errors: a convolution that this network does not have.
+    pub fn layers(&self, x: &Tensor, wanted: &[(usize, usize)]) -> Result<Vec<Tensor>> {
+        let mut out = Vec::with_capacity(wanted.len());
+        let mut x = x.clone();
+        'blocks: for (i, block) in self.blocks.iter().enumerate() {
+            if i > 0 {
+                x = ops::max_pool2(&x)?;
+            }
+            for (j, layer) in block.iter().enumerate() {
+                x = ops::conv2d_lrelu(&x, &layer.weight, Some(&layer.bias), 1, 1, 0.0)?;
+                if wanted.contains(&(i, j)) {
+                    out.push(x.clone());
+                }
+                if out.len() == wanted.len() {
+                    break 'blocks;
+                }
+            }
+        }
+        match out.len() == wanted.len() {
+            true => Ok(out),
+            false => bail!("VGG: the layers {wanted:?} are asked for, the network has {:?}", self.config.blocks),
+        }
+    }
+
     /// The activations after the last ReLU (relu5_3), where Grad-CAM cuts the network.
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
         Ok(self.taps(x)?.swap_remove(self.blocks.len() - 1))

@@ -13,6 +13,7 @@ pub mod golden;
 pub mod stats;
 pub mod store;
 pub mod summary;
+pub mod views;
 
 /// A packed record that unpacks to more than this is refused.
 const MAX_BYTES: u64 = 1 << 30;
@@ -33,6 +34,9 @@ pub struct Record {
     pub images: Vec<ImageInfo>,
     pub scores: Vec<Score>,
     pub curves: Vec<CurvePoint>,
+    /// Scores on the way of the optimisations, for the studies that ask for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traces: Vec<TracePoint>,
     pub provenance: Provenance,
 }
 
@@ -111,6 +115,35 @@ pub struct CurvePoint {
     pub value: f64,
 }
 
+/// A score of one image after so many updates of an optimisation; 0 is where the method itself puts it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TracePoint {
+    pub arm: String,
+    pub seed: u64,
+    pub set: String,
+    pub image: String,
+    pub step: u64,
+    pub metric: String,
+    pub value: f64,
+}
+
+/// What inverting an image took.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timing {
+    pub arm: String,
+    pub seed: u64,
+    pub set: String,
+    pub images: usize,
+    /// How many images were worked on at the same time.
+    pub side_by_side: usize,
+    /// Wall time per image before the first update.
+    pub start_seconds: f64,
+    /// Wall time per image and update.
+    pub step_seconds: f64,
+}
+
 /// Where and how the numbers were made.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,6 +163,9 @@ pub struct Provenance {
     pub image_list_sha256: String,
     /// Wall time in seconds, peak memory in bytes, by stage.
     pub stages: Vec<StageCost>,
+    /// Seconds per image, for the studies that ask for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timings: Vec<Timing>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -172,7 +172,7 @@ fn thousands(images: f64) -> String {
 }
 
 /// Heights near `wanted`, in the same order, at least `least` apart and within `top` and `bottom` where there is room.
-fn spread(wanted: &[f64], least: f64, top: f64, bottom: f64) -> Vec<f64> {
+pub(super) fn spread(wanted: &[f64], least: f64, top: f64, bottom: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by(|&i, &j| wanted[i].total_cmp(&wanted[j]));
     let mut place: Vec<f64> = order.iter().map(|&i| wanted[i]).collect();

@@ -126,6 +126,11 @@ impl Block<'_> {
 fn mean_psnr(record: &Record, arm: &str, groups: &[(String, Vec<String>)]) -> Result<String> {
     let mut parts = vec![];
     for (set, _) in groups {
+        // An arm that has only the first images stands in a table of those.
+        let part = format!("{set} (first ");
+        let of_part = sets(record).into_iter().find(|s| s.starts_with(&part)).unwrap_or_default();
+        let scored = |set: &&str| record.scores.iter().any(|s| s.arm == arm && s.set == **set);
+        let Some(set) = [set.as_str(), &of_part].into_iter().find(scored) else { continue };
         let Some(metric) = finding::metric_named(record, set, "psnr") else { continue };
         if let Some(grid) = Grid::of(record, arm, set, &metric)? {
             parts.push(number(stats::mean(&grid.by_image()), info(&metric)?.digits));

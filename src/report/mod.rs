@@ -18,10 +18,11 @@ pub mod figure;
 pub mod finding;
 pub mod gallery;
 pub mod html;
-mod ink;
+pub mod ink;
 pub mod lint;
 pub mod published;
 pub mod table;
+pub mod tradeoff;
 pub mod verdicts;
 
 use convergence::Convergence;
@@ -45,6 +46,8 @@ pub struct Report {
     pub convergence: Vec<Convergence>,
     /// What the trainings cost; empty where the record has no times.
     pub costs: Vec<Cost>,
+    /// Quality against seconds per image; empty where the study does not ask for it.
+    pub tradeoffs: Vec<tradeoff::Tradeoff>,
     /// The metrics' definitions: full name and one sentence.
     pub protocols: Vec<(String, String)>,
     /// Commit, device, weights and so on: name and value.
@@ -96,6 +99,8 @@ pub struct Cell {
     /// The best mean among the trained arms.
     pub best: bool,
     pub published: String,
+    /// Measured minus published with the interval of the mean; only where the profile is the paper's own.
+    pub published_difference: String,
     /// Paired difference to the first arm, with sign; "equal" if every image scores the same.
     pub difference: String,
     pub difference_low: String,
@@ -130,6 +135,7 @@ impl Report {
             unseen: details::unseen(record)?,
             convergence: convergence::convergence(record)?,
             costs: details::costs(record),
+            tradeoffs: tradeoff::tables(record)?,
             protocols: metrics.iter().zip(infos).map(|(name, i)| (name.to_string(), i.about.to_string())).collect(),
             provenance: provenance(record),
         })
@@ -235,6 +241,7 @@ fn table_of(record: &Record, set: &str, metrics: &[&str], published: &Published)
     let nowhere = |a: &ArmInfo| !record.scores.iter().any(|s| s.arm == a.name);
     let arms: Vec<ArmInfo> = record.arms.iter().filter(|a| here(a) || nowhere(a)).cloned().collect();
     let first = arms.iter().find(|a| !a.reference);
+    let published_set = published_set(record, set);
     let mut rows: Vec<Row> = arms
         .iter()
         .map(|a| Row { name: a.name.clone(), label: a.label.clone(), reference: a.reference, seeds: 0, cells: vec![] })
@@ -265,9 +272,16 @@ fn table_of(record: &Record, set: &str, metrics: &[&str], published: &Published)
             }
             cell.best = best == Some(i);
             cell.resolved = resolved[i];
-            if let Some((value, item)) = published.value(&record.study, set, &arms[i], info.name) {
-                cell.published = format!("{value:.*}", info.digits);
-                source = item;
+            match published.value(&record.study, &published_set, &arms[i], info.name) {
+                Some((value, item)) => {
+                    cell.published = format!("{value:.*}", info.digits);
+                    if record.profile == "paper" {
+                        cell.published_difference = against(&grid.summary(), value, info.digits);
+                    }
+                    source = item;
+                }
+                None if published.prints(&record.study) && !arms[i].reference => cell.published = "not reported".into(),
+                None => {}
             }
             row.cells.push(cell);
         }
@@ -287,6 +301,21 @@ fn table_of(record: &Record, set: &str, metrics: &[&str], published: &Published)
         rows,
         first: first.map(|a| a.label.clone()).unwrap_or_default(),
     })
+}
+
+/// The paper's set whose numbers belong beside this table: its protocol is "paper-table3", where the record has it.
+fn published_set(record: &Record, set: &str) -> String {
+    const PROTOCOL: &str = " (paper-table3";
+    let (name, this) = set.split_once(" (").map_or((set, false), |(name, rest)| (name, rest.starts_with("paper-table3")));
+    let any = record.images.iter().any(|i| i.set.contains(PROTOCOL));
+    if any && !this { String::new() } else { name.to_string() }
+}
+
+/// "+0.35 [+0.10, +0.61]".
+fn against(s: &Summary, published: f64, digits: usize) -> String {
+    let signed = |v: f64| format!("{:+.digits$}", v - published);
+    let interval = s.interval.map(|i| format!(" [{}, {}]", signed(i.low), signed(i.high))).unwrap_or_default();
+    format!("{}{interval}", signed(s.mean))
 }
 
 fn cell(s: &Summary, difference: Option<&Summary>, digits: usize) -> Cell {

@@ -55,7 +55,14 @@ impl Published {
         self.claim(study).map(|c| c.note.as_str())
     }
 
-    /// The published value of a measure, and the item that prints it.
+    /// Whether the paper prints a table for this study.
+    pub fn prints(&self, study: &str) -> bool {
+        self.table.iter().any(|t| t.studies.iter().any(|s| s == study))
+    }
+
+    /// The published value of a measure, and the item that prints it. "MTV-TSA (R, same G)" and "pSp (same G)" have none: the paper's rows are
+    /// networks with their own generators, except its own.
+    ///
     pub fn value(&self, study: &str, set: &str, arm: &ArmInfo, measure: &str) -> Option<(f64, &str)> {
         let column = match measure {
             "psnr" => "psnr",

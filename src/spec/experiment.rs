@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::card::Card;
 use super::document::Document;
 use super::files;
+use super::method::{MethodSpec, RefineSpec};
 use super::profile::Profile;
 use super::recipe::RecipeSpec;
+use crate::inverters::baseline::Baseline;
 use crate::objective::{BigGanCondition, Recipe, Types};
-use crate::stages::{ImageSet, Networks};
+use crate::stages::{ImageSet, Networks, Protocol, Refinement};
 use crate::{Error, Result};
 
 /// A study as written.
@@ -79,8 +81,19 @@ pub struct Arm {
     pub name: String,
     /// For tables and figures.
     pub label: String,
-    /// What the encoder predicts and the generator decodes: "z", "w/2", "w", "w+zn" or "w+zn+zc" (Fig. 9).
-    pub latents: Types,
+    /// What the encoder predicts and the generator decodes: "z", "w/2", "w", "w+zn" or "w+zn+zc" (Fig. 9). Other methods than the
+    /// paper's make w+ and have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latents: Option<Types>,
+    /// What inverts: the paper's own method if left out.
+    #[serde(default, skip_serializing_if = "MethodSpec::is_mtv")]
+    pub method: MethodSpec,
+    /// What is optimised for each image after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refine: Option<RefineSpec>,
+    /// By profile: how many images of each set, the first ones, where the method is too slow for all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub images: BTreeMap<String, NonZeroUsize>,
     /// The card of the arm's own generator, where it is not the study's. The arm then has images and reference rows of its own, which
     /// it shares with the other arms of that generator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +128,9 @@ pub struct Evaluate {
     pub sets: Vec<Set>,
     /// Measures without size, in the order of the columns; "lpips" stands for the profile's LPIPS.
     pub metrics: Vec<String>,
+    /// How pictures get to a method and its reconstructions to the metrics, a table for each; as they are if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protocols: Vec<Protocol>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +161,24 @@ pub struct Report {
     /// The order of the arms that the paper claims, worst first; empty where it claims none.
     #[serde(default)]
     pub claimed_order: Vec<String>,
+    /// Measures of the table and figure of quality against seconds per image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tradeoff: Vec<String>,
+    /// Image grids of their own, beside the one of everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub figures: Vec<FigureSpec>,
+}
+
+/// A grid of some arms on one set of images, as a figure of the paper shows them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FigureSpec {
+    /// The name of its files: "figure-8".
+    pub name: String,
+    /// "synthesized" or "real".
+    pub set: Set,
+    /// Rows below the target; arms that the profile does not have are left out.
+    pub arms: Vec<String>,
 }
 
 /// A study with the file it stands in, for errors that name the place.
@@ -173,6 +207,11 @@ pub struct Resolved {
     pub curve: ResolvedCurve,
     pub arms: Vec<ResolvedArm>,
     pub report: Report,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protocols: Vec<Protocol>,
+    /// Full names of the measures of quality against seconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trace: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -187,6 +226,26 @@ pub struct ResolvedArm {
     /// The arm's own generator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generator: Option<OwnGenerator>,
+    /// What inverts; for other methods than "mtv" the recipe says no more than how the training images are drawn.
+    #[serde(default, skip_serializing_if = "MethodSpec::is_mtv")]
+    pub method: MethodSpec,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refine: Option<Refinement>,
+    /// How many images of each set, where it is not all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
+}
+
+impl ResolvedArm {
+    /// Whether an encoder is trained for it.
+    pub fn trains(&self) -> bool {
+        self.method.cards().is_empty() && self.method.baseline() != Some(Baseline::Image2stylegan)
+    }
+
+    /// Whether its networks, decoder included, are published ones.
+    pub fn is_published(&self) -> bool {
+        !self.method.cards().is_empty()
+    }
 }
 
 /// The arms of a study that invert the same images.
@@ -290,6 +349,16 @@ impl Study {
             if e.arms[..i].iter().any(|other| other.label == arm.label) {
                 return at("label", &format!("the label \"{}\" is used twice", arm.label));
             }
+            match (arm.method.is_mtv(), arm.latents) {
+                (true, None) => return Err(self.document.error(&["arms", &i.to_string()], "the key \"latents\" is missing here")),
+                (false, Some(_)) => {
+                    return at("latents", &format!("only \"mtv\" has types of latents; \"{}\" makes w+", arm.method.key()));
+                }
+                _ => {}
+            }
+            if arm.recipe.is_some() && !arm.method.is_mtv() {
+                return at("recipe", &format!("a recipe is that of \"mtv\"; \"{}\" is trained by its own losses", arm.method.key()));
+            }
         }
         for (i, name) in e.report.claimed_order.iter().enumerate() {
             if !e.arms.iter().any(|a| a.name == *name) {
@@ -299,8 +368,29 @@ impl Study {
                     .error(&["report", "claimed_order", &i.to_string()], &format!("there is no arm \"{name}\"{hint}")));
             }
         }
+        for (i, figure) in e.report.figures.iter().enumerate() {
+            let index = i.to_string();
+            if figure.name.is_empty() || !figure.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+                let place = ["report", "figures", &index, "name"];
+                return Err(self.document.error(&place, "a figure's name is a file's: lower-case letters, digits and \"-\" only"));
+            }
+            if let Some(j) = figure.arms.iter().position(|name| !e.arms.iter().any(|a| a.name == *name)) {
+                let name = &figure.arms[j];
+                let hint = files::suggestion(name, e.arms.iter().map(|a| a.name.as_str()));
+                let place = ["report", "figures", &index, "arms", &j.to_string()];
+                return Err(self.document.error(&place, &format!("there is no arm \"{name}\"{hint}")));
+            }
+        }
         let profiles = Profile::names();
         for (i, arm) in e.arms.iter().enumerate() {
+            let refined = arm.refine.iter().flat_map(|r| r.profiles().map(|name| (vec!["refine", r.key(), "steps"], name)));
+            let mut named = refined.chain(arm.images.keys().map(|name| (vec!["images"], name)));
+            if let Some((keys, name)) = named.find(|(_, name)| !profiles.contains(name)) {
+                let hint = files::suggestion(name, profiles.iter().map(String::as_str));
+                let index = i.to_string();
+                let place: Vec<&str> = ["arms", &index].into_iter().chain(keys).chain([name.as_str()]).collect();
+                return Err(self.document.error(&place, &format!("there is no profile \"{name}\"{hint}")));
+            }
             if let Some(j) = arm.profiles.iter().position(|name| !profiles.contains(name)) {
                 let hint = files::suggestion(&arm.profiles[j], profiles.iter().map(String::as_str));
                 let place = ["arms", &i.to_string(), "profiles", &j.to_string()];
@@ -354,11 +444,16 @@ impl Study {
             };
             let taken = theirs.as_ref().unwrap_or(&generator);
             let family = taken.network()?.family.as_str();
-            if !family.starts_with("stylegan") && arm.latents != Types::Z {
+            if let Some(latents) = arm.latents.filter(|l| !family.starts_with("stylegan") && *l != Types::Z) {
                 return Err(self.document.error(
                     &["arms", &index, "latents"],
-                    &format!("the generator {} ({family}) has no latents \"{}\"; it has: z", taken.name, arm.latents.name()),
+                    &format!("the generator {} ({family}) has no latents \"{}\"; it has: z", taken.name, latents.name()),
                 ));
+            }
+            if !family.starts_with("stylegan") && (!arm.method.is_mtv() || arm.refine.is_some()) {
+                let key = if arm.method.is_mtv() { "refine" } else { "method" };
+                let message = format!("the generator {} ({family}) has no rows of w, which this needs", taken.name);
+                return Err(self.document.error(&["arms", &index, key], &message));
             }
             if let (true, Some(j)) = (family == "biggan", e.evaluate.sets.iter().position(|set| *set == Set::Real)) {
                 return Err(self.document.error(
@@ -381,6 +476,8 @@ impl Study {
         let metrics = metrics.collect::<Result<Vec<_>>>()?;
         let curves = e.report.curves.iter().enumerate().map(|(i, m)| metric(&["report", "curves", &i.to_string()], m));
         let curves = curves.collect::<Result<Vec<_>>>()?;
+        let trace = e.report.tradeoff.iter().enumerate().map(|(i, m)| metric(&["report", "tradeoff", &i.to_string()], m));
+        let trace = trace.collect::<Result<Vec<_>>>()?;
         let mut sets = Vec::new();
         for (i, set) in e.evaluate.sets.iter().enumerate() {
             let source = match set {
@@ -396,8 +493,9 @@ impl Study {
         let of_here = e.arms.iter().enumerate().filter(|(_, arm)| of_profile(arm));
         for ((i, arm), (generator, conditional)) in of_here.zip(own.into_iter().zip(conditional)) {
             let wanted = arm.recipe.as_ref().map_or(e.recipe.clone(), |r| r.over(&e.recipe));
-            let recipe = wanted.resolve(arm.latents).map_err(|fault| {
-                let index = i.to_string();
+            let index = i.to_string();
+            let types = arm.latents.unwrap_or(Types::W);
+            let recipe = wanted.resolve(types).map_err(|fault| {
                 let mut place = vec!["arms", &index, "recipe"];
                 if arm.recipe.as_ref().is_none_or(|r| !r.gives(fault.table)) {
                     place = vec!["recipe"];
@@ -405,6 +503,25 @@ impl Study {
                 place.extend([fault.table, fault.key]);
                 self.document.error(&place, &fault.message)
             })?;
+            let method = self.method(&index, &arm.method, &card_at)?;
+            // Image2StyleGAN is nothing but its optimisation.
+            let always = matches!(method, MethodSpec::Image2stylegan(_)).then(|| RefineSpec::Latent(Default::default()));
+            let refine = match arm.refine.as_ref().or(always.as_ref()) {
+                None => None,
+                Some(refine) => {
+                    let of = match refine {
+                        RefineSpec::Encoder(own) => own.recipe.as_ref(),
+                        RefineSpec::Latent(_) => None,
+                    };
+                    let refined = of.map_or(wanted.clone(), |r| r.over(&wanted)).resolve(types).map_err(|fault| {
+                        let place = ["arms", &index, "refine", "encoder", "recipe", fault.table, fault.key];
+                        self.document.error(&place, &fault.message)
+                    })?;
+                    let refinement = refine.resolve(&method, &recipe, refined, &profile.name);
+                    Some(refinement.map_err(|f| self.document.error(&["arms", &index, "refine", f.key], &f.message))?)
+                }
+            };
+            let most = sets.iter().map(|s: &ImageSet| s.images).max().unwrap_or(0);
             // Such scores are never shown without this.
             let leak = if conditional && recipe.latents.biggan_condition == BigGanCondition::Full { LEAK } else { "" };
             let note = [arm.note.as_str(), leak].into_iter().filter(|n| !n.is_empty()).collect::<Vec<_>>().join(" ");
@@ -418,6 +535,9 @@ impl Study {
                 decay: lengths.and_then(|l| l.decay).unwrap_or(profile.decay),
                 note,
                 generator,
+                method,
+                refine,
+                images: arm.images.get(&profile.name).map(|n| n.get()).filter(|n| *n < most),
             });
         }
         Ok(Resolved {
@@ -435,6 +555,46 @@ impl Study {
             curve: ResolvedCurve { points: profile.curve.points.get(), images: profile.curve.images.get(), metrics: curves },
             arms,
             report: e.report.clone(),
+            protocols: e.evaluate.protocols.clone(),
+            trace,
         })
+    }
+
+    /// The method with the cards of the profile.
+    fn method(
+        &self,
+        index: &str,
+        method: &MethodSpec,
+        card_at: &dyn Fn(&[&str], &str, &[super::card::Kind]) -> Result<Card>,
+    ) -> Result<MethodSpec> {
+        use super::card::Kind as K;
+        let name = |key: &str, card: &Option<String>, kinds: &[K], family: &str| -> Result<Option<String>> {
+            let Some(wanted) = card else { return Ok(None) };
+            let place = ["arms", index, "method", method.key(), key];
+            let card = card_at(&place, wanted, kinds)?;
+            let found = card.network()?.family.clone();
+            match found == family {
+                true => Ok(Some(card.name)),
+                false => {
+                    Err(self.document.error(&place, &format!("the card \"{}\" is of the family \"{found}\", not \"{family}\"", card.name)))
+                }
+            }
+        };
+        let mut method = method.clone();
+        match &mut method {
+            MethodSpec::Mtv(_) | MethodSpec::Image2stylegan(_) => {}
+            MethodSpec::Alae(a) => a.weights = name("weights", &a.weights, &[K::Encoder], "alae")?,
+            MethodSpec::Psp(p) => p.weights = name("weights", &p.weights, &[K::Encoder], "psp")?,
+            MethodSpec::Indomain(i) => {
+                if i.weights.is_some() != i.decoder.is_some() || (i.features.is_some() && i.weights.is_none()) {
+                    let message = "the published In-Domain is `weights` and `decoder` together, and `features` for its optimisation";
+                    return Err(self.document.error(&["arms", index, "method", "indomain"], message));
+                }
+                i.weights = name("weights", &i.weights, &[K::Encoder], "in_domain")?;
+                i.decoder = name("decoder", &i.decoder, &[K::Generator], "stylegan1")?;
+                i.features = name("features", &i.features, &[K::Classifier], "vgg16")?;
+            }
+        }
+        Ok(method)
     }
 }

@@ -5,6 +5,7 @@ pub mod card;
 pub mod document;
 pub mod experiment;
 pub mod files;
+pub mod method;
 pub mod pins;
 pub mod profile;
 pub mod recipe;

@@ -4,7 +4,8 @@
 //! |---|---|---|---|
 //! | sample | `sample::run(&SampleSpec, &mut StageContext) -> Result<()>` | - | `images.json`: `Vec<ImageInfo>`; `images.safetensors` |
 //! | train | `train::run(&TrainSpec, &mut StageContext) -> Result<()>` | - | `encoder.safetensors`, `curves.json`: `Vec<CurveRow>` |
-//! | evaluate | `evaluate::run(&EvaluateSpec, &mut StageContext) -> Result<()>` | "sample", "train" (not for reference rows) | `scores.json`: `Vec<ScoreRow>`; `reconstructions.safetensors`; `worst.safetensors` |
+//! | train (a baseline's encoder) | `train_baseline::run(&BaselineSpec, &mut StageContext) -> Result<()>` | - | as train |
+//! | evaluate | `evaluate::run(&EvaluateSpec, &mut StageContext) -> Result<()>` | "sample", "train" (not for reference rows) | `scores.json`: `Vec<ScoreRow>`; `reconstructions.safetensors`; `worst.safetensors`; where asked for `traces.json`: `Vec<TraceRow>` and `times.json`: `Vec<TimeRow>` |
 //! | render | `render::run(&Record, ...)` | all | tables and figures in the run's folder |
 //!
 //! How a stage is written:
@@ -24,9 +25,12 @@ pub mod fetch;
 pub mod inversion;
 pub mod open;
 pub mod progress;
+pub mod protocol;
+pub mod reconstruct;
 pub mod render;
 pub mod sample;
 pub mod train;
+pub mod train_baseline;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,7 +38,8 @@ use std::time::Duration;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::objective::Recipe;
+use crate::inverters::baseline::Baseline;
+use crate::objective::{Recipe, SamplingTable};
 use crate::record::store::{Checkpoint, Finished, Work};
 use crate::{Error, Result};
 use progress::Progress;
@@ -42,6 +47,7 @@ use progress::Progress;
 /// Version of what each stage computes; part of its key.
 pub const SAMPLE_CODE: u32 = 1;
 pub const TRAIN_CODE: u32 = 1;
+pub const BASELINE_CODE: u32 = 1;
 pub const EVALUATE_CODE: u32 = 2;
 
 /// What a stage may use besides its specification.
@@ -54,6 +60,8 @@ pub struct StageContext<'a> {
     pub inputs: BTreeMap<String, Finished>,
     /// How often to save a checkpoint.
     pub checkpoint_every: Duration,
+    /// How many images may be optimised at the same time, each with a network of its own, as far as cores and memory go.
+    pub side_by_side: usize,
 }
 
 impl<'a> StageContext<'a> {
@@ -116,6 +124,21 @@ pub struct TrainSpec {
     pub curve: CurveSpec,
 }
 
+/// The encoder of a baseline on the study's generator, by that method's own losses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaselineSpec {
+    pub networks: Networks,
+    pub baseline: Baseline,
+    /// How the training images are drawn: as those of the paper's encoders.
+    pub sampling: SamplingTable,
+    pub steps: u64,
+    pub batch: usize,
+    pub decay: f64,
+    pub seed: u64,
+    pub curve: CurveSpec,
+}
+
 /// The convergence curve: metrics on a few held-out images every so many iterations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -141,6 +164,39 @@ pub struct EvaluateSpec {
     pub figure_images: usize,
     /// Images per forward pass. Not a matter of the result, but kept so that memory can be estimated.
     pub batch: usize,
+    /// Only the first images of each set, where a method is too slow for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
+    /// How targets and reconstructions get to the metrics; as they are if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protocols: Vec<Protocol>,
+    /// The side at which all methods are stored when matched, where their own sizes differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub common_side: Option<usize>,
+    /// Metrics of the way from the first to the last step; with it the times are kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trace: Vec<String>,
+}
+
+/// How a picture gets to a method, and a reconstruction to the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// The same for every method: one resampler, one stored size, lossless.
+    Matched,
+    /// As the paper's scripts do for Table III: each method's own resampler, stored size and file format.
+    #[serde(rename = "paper-table3")]
+    PaperTable3,
+}
+
+impl Protocol {
+    /// The name of a set of images compared in this way: "real" as matched, "real (paper-table3)".
+    pub fn set(self, set: &str) -> String {
+        match self {
+            Protocol::Matched => set.into(),
+            Protocol::PaperTable3 => format!("{set} (paper-table3)"),
+        }
+    }
 }
 
 /// What makes the reconstruction.
@@ -153,6 +209,8 @@ pub enum Method {
     MeanImage,
     /// G(mean w), for every image.
     MeanLatent,
+    /// A method that the paper compares with.
+    Baseline(Box<BaselineMethod>),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -160,6 +218,87 @@ pub enum Method {
 pub struct EncoderMethod {
     pub recipe: Recipe,
     pub seed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refine: Option<Refinement>,
+}
+
+/// A baseline: published networks, or the encoder of the input "train" on the study's generator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaselineMethod {
+    pub baseline: Baseline,
+    /// Cards of the published networks: encoder, decoder, features, as far as the method has them in files of their own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub published: BTreeMap<String, String>,
+    /// Of the training; 0 where there is none.
+    pub seed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refine: Option<Refinement>,
+}
+
+/// What is optimised for each image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Refinement {
+    Latent(LatentRefinement),
+    Encoder(EncoderRefinement),
+}
+
+impl Refinement {
+    pub fn steps(&self) -> u64 {
+        match self {
+            Refinement::Latent(l) => l.steps,
+            Refinement::Encoder(e) => e.steps,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentRefinement {
+    pub steps: u64,
+    pub lr: f64,
+    pub terms: LatentTerms,
+}
+
+/// The loss under which w+ moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LatentTerms {
+    /// In-Domain's: pixels, features, encoder.
+    Guided(Features),
+    Image2stylegan,
+    /// The image loss of the arm's recipe.
+    Recipe,
+}
+
+/// The feature network of In-Domain's second term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Features {
+    /// The released one: BGR from 0 to 255 with the mean subtracted.
+    Keras,
+    /// The study's VGG16, normalised as torchvision does; the weight of the term makes up for the other scale.
+    Torchvision,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderRefinement {
+    pub steps: u64,
+    pub lr: f64,
+    /// Losses and optimizer.
+    pub recipe: Recipe,
+}
+
+impl Method {
+    pub fn refine(&self) -> Option<&Refinement> {
+        match self {
+            Method::Encoder(m) => m.refine.as_ref(),
+            Method::Baseline(m) => m.refine.as_ref(),
+            Method::MeanImage | Method::MeanLatent => None,
+        }
+    }
 }
 
 /// A score without arm and seed: the runner adds them, so that renaming an arm recomputes nothing.
@@ -182,4 +321,30 @@ pub struct CurveRow {
     pub images: u64,
     pub metric: String,
     pub value: f64,
+}
+
+/// A score on the way of an optimisation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceRow {
+    pub set: String,
+    pub image: String,
+    /// Updates so far; 0 is where the method itself puts the image.
+    pub step: u64,
+    pub metric: String,
+    pub value: f64,
+}
+
+/// What the images of one set took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeRow {
+    pub set: String,
+    pub images: usize,
+    /// How many were worked on at the same time.
+    pub side_by_side: usize,
+    /// Wall time per image of what comes before the first step: inversion and decoding.
+    pub start_seconds: f64,
+    /// Wall time per image and step; 0 without steps.
+    pub step_seconds: f64,
 }

@@ -1,11 +1,12 @@
 //! Networks and evaluation images by the name of their card.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::generators::{self, Family, Generator, Target, biggan, pggan, stylegan1, stylegan2};
-use crate::images::Rgb8;
+use crate::images::{Filter, Pictures, Rgb8, Shape, fit};
 use crate::params::Params;
 use crate::perceptual::lpips::Lpips;
 use crate::perceptual::vgg16::{self, Vgg16};
@@ -13,6 +14,7 @@ use crate::random::Stream;
 use crate::record::store::sha256_hex;
 use crate::spec::card::{Card, Source};
 use crate::spec::files;
+use crate::weights::access::Located;
 use crate::weights::{Access, Checkpoint, Options, read_bytes};
 use crate::zoo::drawing;
 use crate::zoo::source;
@@ -158,9 +160,10 @@ pub struct RealPicture {
     pub unseen: Vec<String>,
 }
 
-/// The first `count` held-out pictures of a data set card, at `side` pixels.
+/// The first `count` held-out pictures of a data set card, at `side` pixels: drawn, or read from the folder or archive that the user has put
+/// where the card's file belongs (of CelebAMask-HQ the photographs, not the masks).
 ///
-/// Errors: the card is no data set that this program can draw or read.
+/// Errors: the data set is not on this machine, has too few pictures, or one is not square or too small.
 pub fn real_pictures(name: &str, count: usize, side: usize) -> Result<Vec<RealPicture>> {
     let card = Card::load(name)?;
     let drawn = match &card.source {
@@ -168,9 +171,12 @@ pub fn real_pictures(name: &str, count: usize, side: usize) -> Result<Vec<RealPi
         _ => None,
     };
     let Some(source) = drawn else {
-        return Err(Error::missing(format!(
-            "the data set \"{name}\" is not on this machine: `mtv-bench weights info {name}` says how to get it"
-        )));
+        let Some(Located::File(path)) = Access::current().find(&card)? else {
+            return Err(Error::missing(format!(
+                "the data set \"{name}\" is not on this machine: `mtv-bench weights info {name}` says how to get it"
+            )));
+        };
+        return photographs(&path, count, side);
     };
     (0..count as u64)
         .map(|index| {
@@ -181,6 +187,24 @@ pub fn real_pictures(name: &str, count: usize, side: usize) -> Result<Vec<RealPi
             Ok(RealPicture { id: format!("real{index:05}"), image, unseen })
         })
         .collect()
+}
+
+/// The folder of CelebAMask-HQ with the photographs.
+const PHOTOGRAPHS: &str = "CelebA-HQ-img/";
+
+fn photographs(path: &Path, count: usize, side: usize) -> Result<Vec<RealPicture>> {
+    let set = Pictures::open(path)?;
+    let apart = set.list().iter().any(|p| p.id.contains(PHOTOGRAPHS));
+    let chosen: Vec<_> = set.list().iter().filter(|p| !apart || p.id.contains(PHOTOGRAPHS)).take(count).collect();
+    if chosen.len() < count {
+        return Err(Error::missing(format!("{}: {} pictures, {count} are needed", path.display(), chosen.len())));
+    }
+    let one = |(index, picture): (usize, &&crate::images::Picture)| {
+        let image = fit(&set.read(picture)?, side, Filter::Bilinear, Shape::Square, false).map_err(|e| e.at(set.place(picture)))?;
+        let stem = picture.id.rsplit('/').next().unwrap_or(&picture.id);
+        Ok(RealPicture { id: format!("real{index:05}-{stem}"), image, unseen: vec![] })
+    };
+    chosen.iter().enumerate().map(one).collect()
 }
 
 /// The VGG16 and the heads of an LPIPS card. A narrow network of the mini zoo has no learned heads: uniform ones.

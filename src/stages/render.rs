@@ -5,6 +5,8 @@
 //! report/reconstructions.png  .svg              targets and reconstructions (Fig. 9 of the paper, for ablation_mtv)
 //! report/worst.png  .svg                        the images that the best arm reconstructs worst
 //! report/curves.png  .svg                       convergence, if the record has curves
+//! report/tradeoff.png  .svg                     quality against seconds per image, if the study asks for it
+//! report/figure-8.png  .svg                     grids of some arms, if the study asks for them
 //! report/spec.toml  provenance.json            what was run, and where
 //! ```
 //!
@@ -21,7 +23,8 @@ use crate::record::Record;
 use crate::record::store::{create_folder, write_atomic};
 use crate::report::figure::{self, Pictures};
 use crate::report::html::{self, Picture};
-use crate::report::{Report, curves, gallery, table};
+use crate::report::{Report, curves, gallery, table, tradeoff};
+use crate::spec::experiment::FigureSpec;
 use crate::{Error, Result};
 
 /// The pictures that a stage stored: a safetensors file of u8 `[height, width, 3]` tensors named "set/image id".
@@ -78,6 +81,17 @@ pub fn run(record: &Record, shown: &Shown, folder: &Path) -> Result<String> {
         files.push(("curves.svg", curves.svg.clone().into_bytes()));
         embedded.push(("curves", Picture::Svg(&curves.svg)));
     }
+    let figures = chosen(record, targets, reconstructions)?;
+    for (name, figure) in &figures {
+        files.push((name.0.as_str(), figure.png.clone()));
+        files.push((name.1.as_str(), figure.svg.clone().into_bytes()));
+    }
+    let tradeoff = tradeoff::figure(record)?;
+    if let Some(figure) = &tradeoff {
+        files.push(("tradeoff.png", figure.png.clone()));
+        files.push(("tradeoff.svg", figure.svg.clone().into_bytes()));
+        embedded.push(("tradeoff", Picture::Svg(&figure.svg)));
+    }
     files.push(("table.md", table::render(&report, "table.md", &Default::default())?.into_bytes()));
     files.push(("table.tex", table::render(&report, "table.tex", &Default::default())?.into_bytes()));
     files.push(("report.html", html::page(&report, &embedded)?.into_bytes()));
@@ -91,11 +105,38 @@ pub fn run(record: &Record, shown: &Shown, folder: &Path) -> Result<String> {
     Ok(table::terminal(&report))
 }
 
+/// The grids of `report.figures`, with the names of their files; those without a picture are left out.
+fn chosen(
+    record: &Record,
+    targets: &Pictures,
+    reconstructions: &BTreeMap<String, Pictures>,
+) -> Result<Vec<((String, String), crate::report::ink::Figure)>> {
+    let listed = record.spec.pointer("/report/figures").cloned().unwrap_or(Value::Array(vec![]));
+    let wanted: Vec<FigureSpec> = serde_json::from_value(listed).map_err(|e| Error::corrupt(format!("the record's figures: {e}")))?;
+    let mut out = vec![];
+    for figure in wanted {
+        let part: BTreeMap<String, Pictures> =
+            reconstructions.iter().filter(|(arm, _)| figure.arms.contains(arm)).map(|(a, p)| (a.clone(), p.clone())).collect();
+        let set = figure.set.name();
+        let here = |key: &str| key.strip_prefix(set).is_some_and(|rest| rest.starts_with('/'));
+        if !part.values().any(|p| p.keys().any(|k| here(k))) {
+            continue;
+        }
+        let mut record = record.clone();
+        record.images.retain(|i| i.set == set || i.set.starts_with(&format!("{set} (")));
+        // The rows stand in the order of the figure.
+        record.arms.sort_by_key(|a| figure.arms.iter().position(|name| *name == a.name).unwrap_or(usize::MAX));
+        out.push(((format!("{}.png", figure.name), format!("{}.svg", figure.name)), figure::grid(&record, targets, &part)?));
+    }
+    Ok(out)
+}
+
 /// Figures of an earlier record that this one does not have.
 fn remove_stale(folder: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
-    for name in ["reconstructions.png", "reconstructions.svg", "worst.png", "worst.svg", "curves.png", "curves.svg"] {
+    let names = ["reconstructions", "worst", "curves", "tradeoff"].map(|name| [format!("{name}.png"), format!("{name}.svg")]);
+    for name in names.as_flattened() {
         let path: PathBuf = folder.join(name);
-        if files.iter().all(|(written, _)| *written != name) && path.exists() {
+        if files.iter().all(|(written, _)| written != name) && path.exists() {
             std::fs::remove_file(&path).map_err(|e| Error::io(&path, "removing", e))?;
         }
     }

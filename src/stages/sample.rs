@@ -66,10 +66,10 @@ pub fn draw(set: &ImageSet, seed: u64, generator: &dyn Generator, device: &Devic
     Ok(out)
 }
 
-/// The number in an image's id; it chooses the noise of generator and encoder at evaluation.
+/// The first number in an image's id; it chooses the noise of generator and encoder at evaluation.
 pub fn number(id: &str) -> Result<u64> {
-    let digits = id.trim_start_matches(|c: char| !c.is_ascii_digit());
-    digits.parse().map_err(|_| Error::internal(format!("the image id \"{id}\" ends in no number")))
+    let digits: String = id.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+    digits.parse().map_err(|_| Error::internal(format!("the image id \"{id}\" has no number")))
 }
 
 /// The generator's noise at evaluation, fixed by set and image number: target and reconstruction share it.

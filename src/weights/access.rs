@@ -206,7 +206,12 @@ impl Access {
             _ => return Vec::new(),
         };
         // Many files of the hub are called pytorch_model.bin: the card's own folder comes first.
-        vec![folder.join(format!("{}.safetensors", card.name)), folder.join(&card.name).join(&file), folder.join(&file)]
+        let mut places = vec![folder.join(format!("{}.safetensors", card.name)), folder.join(&card.name).join(&file), folder.join(&file)];
+        if card.kind == Kind::Dataset {
+            // Any folder of pictures under the name of the card.
+            places.push(folder.join(&card.name));
+        }
+        places
     }
 
     /// Whether a file of the user's is the card's, or was converted from it.
