@@ -74,7 +74,7 @@ impl Course<'_> {
     /// The last look that fits into `seconds`.
     fn within(&self, seconds: f64) -> u64 {
         // A hundredth of tolerance: the arm that set the time is within it.
-        self.scores.keys().copied().filter(|s| self.seconds(*s) <= seconds * 1.01).next_back().unwrap_or(0)
+        self.scores.keys().copied().rfind(|s| self.seconds(*s) <= seconds * 1.01).unwrap_or(0)
     }
 
     fn values(&self, step: u64, metric: &str) -> Option<&BTreeMap<&str, f64>> {
