@@ -5,6 +5,7 @@ use mtv_bench::plan::Plan;
 use mtv_bench::record::store::{Ingredients, canonical};
 use mtv_bench::spec::card::Source;
 use mtv_bench::spec::document::Document;
+use mtv_bench::spec::experiment::ResolvedArm;
 use mtv_bench::spec::{Card, Profile, Study, files};
 use serde_json::json;
 
@@ -19,8 +20,14 @@ fn every_study_resolves_in_every_profile() {
             let profile = Profile::load(profile).unwrap_or_else(|e| panic!("{e}"));
             let resolved = study.resolve(&profile, None).unwrap_or_else(|e| panic!("{name}, {}: {e}", profile.name));
             let plan = Plan::of(resolved.clone(), &profile, None, "cpu").unwrap_or_else(|e| panic!("{name}: {e}"));
-            // Per generator sample and two reference rows, and training and evaluation per arm and seed.
-            assert_eq!(plan.stages.len(), 3 * resolved.subjects().len() + 2 * resolved.arms.len() * resolved.seeds.len());
+            // Per generator sample and two reference rows, and evaluation per arm and seed, once where nothing is trained.
+            let seeds = |arm: &ResolvedArm| if arm.trains() { resolved.seeds.len() } else { 1 };
+            let evaluations: usize = resolved.arms.iter().map(seeds).sum();
+            let trainings = plan.stages.iter().filter(|s| s.title.starts_with("train ")).count();
+            assert_eq!(plan.stages.len(), 3 * resolved.subjects().len() + evaluations + trainings, "{name}, {}", profile.name);
+            // A training per arm and seed; arms that differ in what is optimised after it share theirs.
+            let alone = resolved.arms.iter().filter(|a| a.trains() && a.refine.is_none()).count();
+            assert_eq!(trainings, alone * resolved.seeds.len(), "{name}, {}", profile.name);
             let keys: std::collections::HashSet<String> = plan.stages.iter().map(|s| s.ingredients.key()).collect();
             assert_eq!(keys.len(), plan.stages.len(), "{name}, {}: two stages have one key", profile.name);
         }

@@ -366,7 +366,10 @@ fn published_numbers_stand_in_their_own_column() {
     record.arms[0].label = "pSp".into();
     let report = Report::of(&record).unwrap();
     let text = table::render(&report, "table.md", &Default::default()).unwrap();
-    assert!(text.contains("| PSNR, published (Table III) |") && text.contains("| 21.38 |"), "{text}");
+    assert!(
+        text.contains("| PSNR, published (Table III) |") && text.contains("| 21.38<br>") && text.contains("| not reported |"),
+        "{text}"
+    );
     assert!(!text.contains("none reproduces"));
     // Table III's LPIPS is not the mini networks': no published number may stand beside it.
     let columns = &report.sets[1].columns;

@@ -60,9 +60,7 @@ impl Published {
         self.table.iter().any(|t| t.studies.iter().any(|s| s == study))
     }
 
-    /// The published value of a measure, and the item that prints it. "MTV-TSA (R, same G)" and "pSp (same G)" have none: the paper's rows are
-    /// networks with their own generators, except its own.
-    ///
+    /// The published value of a measure, and the item that prints it. Rows "same G" have none: those of the paper have generators of their own.
     pub fn value(&self, study: &str, set: &str, arm: &ArmInfo, measure: &str) -> Option<(f64, &str)> {
         let column = match measure {
             "psnr" => "psnr",

@@ -85,6 +85,7 @@ pub fn run(spec: &EvaluateSpec, context: &mut StageContext) -> Result<()> {
         }
     }
     bar.finish();
+    done.sort();
     context.work.put_json("scores.json", &done.rows)?;
     if !spec.trace.is_empty() {
         let steps = spec.method.refine().map_or(0, |r| r.steps());
@@ -173,6 +174,22 @@ impl Spent {
 }
 
 impl Saved {
+    /// In an order that does not depend on the groups: by table, and the ways by image.
+    fn sort(&mut self) {
+        fn places<'a>(names: impl Iterator<Item = &'a String>) -> BTreeMap<String, usize> {
+            let mut places = BTreeMap::new();
+            for name in names {
+                let next = places.len();
+                places.entry(name.clone()).or_insert(next);
+            }
+            places
+        }
+        let sets = places(self.rows.iter().map(|r| &r.set));
+        self.rows.sort_by_key(|r| sets[&r.set]);
+        let (sets, images) = (places(self.traces.iter().map(|r| &r.set)), places(self.traces.iter().map(|r| &r.image)));
+        self.traces.sort_by_key(|r| (sets[&r.set], images[&r.image]));
+    }
+
     fn time(&mut self, set: &str, images: usize, side_by_side: usize, result: &Reconstruction) {
         let (start, steps) = (result.start.as_secs_f64(), result.steps.as_secs_f64());
         match self.times.iter_mut().find(|t| t.set == set) {
