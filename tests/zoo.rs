@@ -371,3 +371,29 @@ fn the_shipped_generator_makes_varied_faces() -> mtv_bench::Result<()> {
     assert!(seen.diversity() > 0.75 * real.diversity());
     Ok(())
 }
+
+/// Seen at 128 px, the map of the shipped classifier lies on the object far more than the object's area and a map of the middle would.
+#[test]
+fn the_shipped_classifier_finds_objects() -> mtv_bench::Result<()> {
+    let bytes = mtv_bench::zoo::model_card::shipped("mini/vgg16_objects")?;
+    let vgg = networks::open_classifier(&bytes, "mini/vgg16_objects", &CPU)?;
+    let source = source::Source::Objects(objects::Source::new(source::SEED));
+    let m = mtv_bench::zoo::model_card::measure_object_classifier(&vgg, &source, 60, &CPU)?.numbers;
+    assert!(m["accuracy"] > 0.7, "{m:?}");
+    assert!(m["cam_energy_in_mask_128px"] > 1.6 * m["mask_area"], "{m:?}");
+    assert!(m["cam_energy_in_mask_128px"] > m["centre_prior_in_mask"], "{m:?}");
+    Ok(())
+}
+
+/// Persons whom the identity network never saw, with another smile, yaw and light.
+#[test]
+fn the_shipped_identity_network_tells_persons_apart() -> mtv_bench::Result<()> {
+    let bytes = mtv_bench::zoo::model_card::shipped("mini/identity")?;
+    let network = networks::open_identity(&bytes, "mini/identity", &CPU)?;
+    let ranking = mtv_bench::zoo::identity::rank(&network, &faces(), 500, 100, &CPU)?;
+    assert!(ranking.pairs >= 50, "{} pairs", ranking.pairs);
+    assert!(ranking.first_of_100 > 0.85, "{}", ranking.first_of_100);
+    assert!(ranking.same > ranking.other + 0.3, "{} and {}", ranking.same, ranking.other);
+    assert!(mtv_bench::zoo::identity::rank(&network, &faces(), 50, 100, &CPU).is_err());
+    Ok(())
+}

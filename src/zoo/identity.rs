@@ -71,20 +71,27 @@ impl Task for Identity {
     }
 }
 
-/// How well persons are told apart: of `queries` pairs of held-out pictures (two pictures of one person), the share in which the
-/// second picture comes first among 100, 99 of other persons; and the mean cosine of pairs of one person and of two persons.
-/// Pictures with accessories are left out.
+/// How well persons are told apart.
 pub struct Ranking {
+    /// Pairs of two pictures of one person.
+    pub pairs: usize,
+    /// Share of the pairs in which the second picture comes first among 100, the others being of 99 pictures of other persons.
     pub first_of_100: f64,
+    /// Mean cosine of two pictures of one person, and of two persons.
     pub same: f64,
     pub other: f64,
 }
 
-/// Measures [`Ranking`] on the first held-out pictures of the faces.
-pub fn rank(network: &Identity, source: &Source, queries: usize, device: &candle_core::Device) -> Result<Ranking> {
+/// Measures [`Ranking`] on the first `pictures` held-out faces without accessories: each is paired with the next one of its person, up
+/// to `most` pairs.
+///
+/// Errors: fewer than 200 pictures.
+pub fn rank(network: &Identity, source: &Source, pictures: usize, most: usize, device: &candle_core::Device) -> Result<Ranking> {
     const GALLERY: usize = 100;
-    // Enough pictures that nearly every one of the 1024 persons has two.
-    let pool = source.draw_all(Split::HeldOut, &source.plain_held_out(0, 4096));
+    if pictures < 2 * GALLERY {
+        candle_core::bail!("{pictures} pictures are too few to look for one among {GALLERY}")
+    }
+    let pool = source.draw_all(Split::HeldOut, &source.plain_held_out(0, pictures));
     let mut embeddings: Vec<Vec<f32>> = Vec::with_capacity(pool.len());
     for chunk in pool.chunks(128) {
         let images = super::drawing::tensor(chunk.iter().map(|p| p.rgb.as_slice()), 64, device)?;
@@ -96,7 +103,7 @@ pub fn rank(network: &Identity, source: &Source, queries: usize, device: &candle
     for query in 0..pool.len() {
         let person = pool[query].label.class;
         let Some(mate) = (query + 1..pool.len()).find(|&i| pool[i].label.class == person) else { continue };
-        if count == queries {
+        if count == most {
             break;
         }
         let target = cosine(query, mate);
@@ -117,5 +124,5 @@ pub fn rank(network: &Identity, source: &Source, queries: usize, device: &candle
         count += 1;
     }
     let n = count.max(1) as f64;
-    Ok(Ranking { first_of_100: first as f64 / n, same: same / n, other: other / n })
+    Ok(Ranking { pairs: count, first_of_100: first as f64 / n, same: same / n, other: other / n })
 }

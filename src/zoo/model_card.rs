@@ -25,6 +25,8 @@ use crate::{Error, Result};
 
 /// Pictures on each side of the Fréchet distance.
 const PICTURES: usize = 2000;
+/// Held-out pictures among which persons are looked for: nearly every one of the 1024 persons has two.
+const IDENTITY_PICTURES: usize = 4096;
 /// Samples from which the linear rules on w are fitted and tested.
 const SEPARATED: usize = 8000;
 /// The seed of the samples that are measured; no training uses it.
@@ -77,7 +79,7 @@ pub fn measure(
         }
         Training::ObjectClassifier(_) => {
             let vgg = networks::open_classifier(bytes, network.name, device)?;
-            measure_object_classifier(&vgg, &source, device)
+            measure_object_classifier(&vgg, &source, PICTURES, device)
         }
         Training::Judge(_) | Training::ObjectJudge(_) => {
             let judge = networks::open_judge(&source, bytes, network.name, device)?;
@@ -98,7 +100,7 @@ pub fn measure(
         Training::Identity(_) => {
             let network = networks::open_identity(bytes, network.name, device)?;
             let mut m = Measured::default();
-            let ranking = identity::rank(&network, &source, PICTURES, device)?;
+            let ranking = identity::rank(&network, &source, IDENTITY_PICTURES, PICTURES, device)?;
             let first = m.put("first_of_100", ranking.first_of_100);
             m.put("cosine_same_person", ranking.same);
             m.put("cosine_other_person", ranking.other);
@@ -136,9 +138,9 @@ fn measure_classifier(vgg: &crate::perceptual::Vgg16, source: &Source, device: &
 /// Sides at which a classifier of the objects is measured; Grad-CAM looks at the larger one, where the last map is 8x8.
 const SIDES: [usize; 2] = [64, 128];
 
-/// Accuracy on held-out objects, and how much of the Grad-CAM map of the found class lies on the object: the share of the map's sum
+/// Accuracy on the first `pictures` held-out objects, and how much of the Grad-CAM map of the found class lies on the object: the share of the map's sum
 /// inside the mask, beside the mask's share of the picture, and the share of a fixed Gaussian in the middle of the frame.
-fn measure_object_classifier(vgg: &crate::perceptual::Vgg16, source: &Source, device: &Device) -> Result<Measured> {
+pub fn measure_object_classifier(vgg: &crate::perceptual::Vgg16, source: &Source, pictures: usize, device: &Device) -> Result<Measured> {
     let mut m = Measured::default();
     let centre: Vec<f64> = (0..PIXELS)
         .map(|at| {
@@ -149,8 +151,8 @@ fn measure_object_classifier(vgg: &crate::perceptual::Vgg16, source: &Source, de
     for side in SIDES {
         let (mut right, mut of_class) = (0usize, [(0usize, 0usize); objects::CLASSES.len()]);
         let (mut energy, mut area, mut prior, mut flat) = (0.0, 0.0, 0.0, 0usize);
-        for first in (0..PICTURES).step_by(100) {
-            let drawn = source.draw_all(Split::HeldOut, &source.plain_held_out(first, 100));
+        for first in (0..pictures).step_by(100) {
+            let drawn = source.draw_all(Split::HeldOut, &source.plain_held_out(first, 100.min(pictures - first)));
             let mut images = tensor(drawn.iter().map(|p| p.rgb.as_slice()), 64, device)?;
             if side == 128 {
                 images = crate::ops::upsample2(&images)?;
@@ -179,7 +181,7 @@ fn measure_object_classifier(vgg: &crate::perceptual::Vgg16, source: &Source, de
                 }
             }
         }
-        let n = PICTURES as f64;
+        let n = pictures as f64;
         m.put(&format!("accuracy_{side}px"), right as f64 / n);
         m.put(&format!("cam_energy_in_mask_{side}px"), energy / n);
         m.put(&format!("cam_flat_maps_{side}px"), flat as f64 / n);

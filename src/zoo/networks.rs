@@ -76,8 +76,8 @@ fn mini_stylegan2(p: &Params) -> candle_core::Result<Box<gan::Network>> {
     Ok(Box::new(StyleGan2::new(&stylegan2(), p)?))
 }
 
-fn object_classifier(seed: u64) -> Training {
-    Training::ObjectClassifier(supervised::Recipe { seed, images: 24_000, batch: 32, shards: 2, lr: 1e-3, pool: 20_000 })
+fn object_classifier(seed: u64, images: u64) -> Training {
+    Training::ObjectClassifier(supervised::Recipe { seed, images, batch: 32, shards: 2, lr: 1e-3, pool: 20_000 })
 }
 
 fn classifier(seed: u64) -> Training {
@@ -152,12 +152,12 @@ pub fn all() -> Vec<Network> {
         Network {
             name: "mini/vgg16_objects",
             title: "VGG16 topology, narrow, classifier of the procedural objects (seed 1): losses and Grad-CAM",
-            training: object_classifier(1),
+            training: object_classifier(1, 24_000),
         },
         Network {
             name: "mini/vgg16_objects_judge",
             title: "VGG16 topology, narrow, classifier of the procedural objects (seed 2): LPIPS, evaluation only",
-            training: object_classifier(2),
+            training: object_classifier(2, 72_000),
         },
         Network {
             name: "mini/stylegan2",
