@@ -22,4 +22,9 @@ if [ -f "$run/report/tradeoff.png" ]; then
   cp "$run/report/tradeoff.png" "paper/figures/$name.tradeoff.png"
   cp "$run/report/tradeoff.svg" "paper/figures/$name.tradeoff.svg"
 fi
+if [ -f "$run/report/edits.png" ]; then
+    cp "$run/report/edits.png" "paper/figures/$name.edits.png"
+    cp "$run/report/edit_curves.png" "paper/figures/$name.edit_curves.png"
+    cp "$run/report/edit_curves.svg" "paper/figures/$name.edit_curves.svg"
+fi
 cargo run --release --quiet -- claims --markdown paper/tables/claims.md >/dev/null

@@ -5,14 +5,14 @@ use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{self, check, claims, gpu_check, images, lint_table, list, plan, run, score, weights, zoo};
+use crate::commands::{self, check, claims, gpu_check, images, invert, lint_table, list, plan, run, score, weights, zoo};
 use crate::{Error, Result};
 
 /// Reproduces the study of MTV-TSA, "Adaptable GAN Encoders for Image Reconstruction via Multi-type Latent Vectors with
 /// Two-scale Attentions".
 ///
 /// Exit codes: 0 done, 1 fault of the program, 2 wrong command line or study, 3 regression, 4 missing weights, 5 corrupt
-/// file, 6 disk, memory or device, 7 training diverged, 8 another process is at it, 9 not comparable.
+/// file, 6 disk, memory or device, 7 training diverged, 8 another process is at it, 9 not comparable, 10 a study's command failed.
 #[derive(Parser)]
 #[command(name = "mtv-bench", version, long_version = LONG_VERSION.as_str(), about, max_term_width = 110)]
 pub struct Cli {
@@ -49,6 +49,8 @@ pub enum Command {
     Score(score::Args),
     /// Fetch, verify and show pretrained weights.
     Weights(weights::Args),
+    /// Reconstruct and edit pictures of your own.
+    Invert(invert::Args),
     /// List, align or export sets of pictures.
     Images(images::Args),
     /// Train the mini networks, or draw their pictures.
@@ -71,6 +73,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::LintTable(args) => lint_table::run(args),
         Command::Weights(args) => weights::run(args, quiet),
         Command::Score(args) => score::run(args, quiet),
+        Command::Invert(args) => invert::run(args, quiet),
         Command::Images(args) => images::run(args),
         Command::Zoo(args) => zoo::run(args),
         Command::Arch(args) => commands::arch::run(args),

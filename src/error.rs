@@ -24,11 +24,13 @@ pub enum Kind {
     Busy,
     /// Two things were given that can't be compared (`check`, `score`). Exit code 9.
     Incomparable,
+    /// A command of a study (an external method) failed. Exit code 10.
+    External,
 }
 
 impl Kind {
     /// Every kind, for the documentation and its test.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Internal,
         Kind::Usage,
         Kind::Regression,
@@ -38,6 +40,7 @@ impl Kind {
         Kind::Diverged,
         Kind::Busy,
         Kind::Incomparable,
+        Kind::External,
     ];
 
     pub fn exit_code(self) -> u8 {
@@ -51,6 +54,7 @@ impl Kind {
             Kind::Diverged => 7,
             Kind::Busy => 8,
             Kind::Incomparable => 9,
+            Kind::External => 10,
         }
     }
 }

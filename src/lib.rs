@@ -10,6 +10,7 @@
 //! | [`plan`], [`runner`], [`stages`] | which stages a study needs, and running them: fetch, sample, train, evaluate, render |
 //! | [`weights`], [`images`] | checkpoints and pictures, read safely |
 //! | [`generators`], [`inverters`], [`attention`], [`objective`], [`perceptual`], [`metrics`] | the models and the measures |
+//! | [`editing`] | directions in w and what is done with them |
 //! | [`params`], [`optim`], [`random`], [`ops`] | parameters, optimizers, random numbers, tensor operations |
 //! | [`zoo`] | the procedural image sources and the training of the mini networks |
 //! | [`machine`] | facts about processor, memory, disk and device |
@@ -20,6 +21,7 @@
 pub mod attention;
 pub mod cli;
 pub mod commands;
+pub mod editing;
 pub mod error;
 pub mod generators;
 pub mod images;

@@ -1,5 +1,5 @@
 //! From a resolved study to its stages: sample once; train per arm and seed; evaluate per arm and seed, and the two reference
-//! rows. Keys chain by content, so they are known before anything runs, and a changed ingredient changes the keys of exactly
+//! rows; edit, where the study does. Keys chain by content, so they are known before anything runs, and a changed ingredient changes the keys of exactly
 //! those stages that depend on it.
 
 use std::collections::BTreeMap;
@@ -11,14 +11,17 @@ use serde_json::json;
 use crate::inverters::baseline::Baseline;
 use crate::inverters::psp;
 use crate::machine;
+use crate::record::edit;
 use crate::record::store::{Finished, Ingredients, Store, canonical, sha256_hex, write_atomic};
 use crate::spec::card::Source;
 use crate::spec::experiment::{REFERENCE_ROWS, Resolved, ResolvedArm, Subject};
+use crate::spec::method::MethodSpec;
 use crate::spec::{Card, Profile};
+use crate::stages::external::ExternalMethod;
 use crate::stages::progress::{duration, size};
 use crate::stages::{
-    self, BaselineMethod, BaselineSpec, CurveSpec, EncoderMethod, EvaluateSpec, ImageSet, Method, Networks, Protocol, Refinement,
-    SampleSpec, TrainSpec,
+    self, BaselineMethod, BaselineSpec, CurveSpec, DirectionsSpec, EditSource, EditStageSpec, EncoderMethod, EvaluateSpec, ImageSet,
+    Method, Protocol, Refinement, SampleSpec, TrainSpec,
 };
 use crate::{Error, Result};
 
@@ -29,6 +32,8 @@ pub enum StageSpec {
     Train(Box<TrainSpec>),
     TrainBaseline(Box<BaselineSpec>),
     Evaluate(Box<EvaluateSpec>),
+    Directions(Box<DirectionsSpec>),
+    Edit(Box<EditStageSpec>),
 }
 
 impl StageSpec {
@@ -38,6 +43,8 @@ impl StageSpec {
             StageSpec::Train(_) => "train",
             StageSpec::TrainBaseline(_) => "train-baseline",
             StageSpec::Evaluate(_) => "evaluate",
+            StageSpec::Directions(_) => "directions",
+            StageSpec::Edit(_) => "edit",
         }
     }
 
@@ -47,15 +54,20 @@ impl StageSpec {
             StageSpec::Train(_) => stages::TRAIN_CODE,
             StageSpec::TrainBaseline(_) => stages::BASELINE_CODE,
             StageSpec::Evaluate(_) => stages::EVALUATE_CODE,
+            StageSpec::Directions(_) => stages::DIRECTIONS_CODE,
+            StageSpec::Edit(_) => stages::EDIT_CODE,
         }
     }
 
-    fn networks(&self) -> &Networks {
+    /// The card of the generator that it works with.
+    fn generator(&self) -> &str {
         match self {
-            StageSpec::Sample(s) => &s.networks,
-            StageSpec::Train(s) => &s.networks,
-            StageSpec::TrainBaseline(s) => &s.networks,
-            StageSpec::Evaluate(s) => &s.networks,
+            StageSpec::Sample(s) => &s.networks.generator,
+            StageSpec::Train(s) => &s.networks.generator,
+            StageSpec::TrainBaseline(s) => &s.networks.generator,
+            StageSpec::Evaluate(s) => &s.networks.generator,
+            StageSpec::Directions(s) => &s.generator,
+            StageSpec::Edit(s) => &s.networks.generator,
         }
     }
 
@@ -65,6 +77,8 @@ impl StageSpec {
             StageSpec::Train(s) => serde_json::to_value(s),
             StageSpec::TrainBaseline(s) => serde_json::to_value(s),
             StageSpec::Evaluate(s) => serde_json::to_value(s),
+            StageSpec::Directions(s) => serde_json::to_value(s),
+            StageSpec::Edit(s) => serde_json::to_value(s),
         };
         value.unwrap_or(serde_json::Value::Null)
     }
@@ -133,6 +147,7 @@ impl Plan {
         names.extend(subjects.iter().map(|s| s.networks.generator.as_str()));
         names.extend(resolved.sets.iter().filter_map(|s| s.source.as_deref()));
         names.extend(resolved.arms.iter().flat_map(|a| a.method.cards()).map(|(_, card)| card));
+        names.extend(resolved.edit.iter().flat_map(|e| e.directions.iter().map(|d| d.source.card())));
         names.sort();
         names.dedup();
         let cards = names.into_iter().map(Card::load).collect::<Result<Vec<_>>>()?;
@@ -151,6 +166,7 @@ impl Plan {
                 let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, subject, method, None)?));
                 plan.add(named(&format!("evaluate {label}")), spec, vec![("sample", sample)], Some(name.into()), 0, images, backend)?;
             }
+            let mut trained: Vec<(&ResolvedArm, u64, usize)> = Vec::new();
             for arm in &subject.arms {
                 // What nothing random has gone into is done once.
                 let seeds = if arm.trains() { &resolved.seeds[..] } else { &resolved.seeds[..1] };
@@ -160,9 +176,13 @@ impl Plan {
                     if arm.trains() {
                         let title = format!("train {}, seed {seed}", arm.label);
                         let units = arm.steps * arm.batch as u64;
-                        needs.push(("train", plan.add_once(title, training(&resolved, subject, arm, seed), row(), seed, units, backend)?));
+                        let train = plan.add_once(title, training(&resolved, subject, arm, seed), row(), seed, units, backend)?;
+                        needs.push(("train", train));
+                        if arm.method.is_mtv() && arm.refine.is_none() {
+                            trained.push((arm, seed, train));
+                        }
                     }
-                    let method = method_of(arm, if arm.trains() { seed } else { 0 });
+                    let method = method_of(arm, if arm.trains() { seed } else { 0 })?;
                     let evaluated: u64 = resolved.sets.iter().map(|s| arm.images.unwrap_or(s.images).min(s.images) as u64).sum();
                     let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, subject, method, arm.images)?));
                     let steps = spec.refine().map_or(0, Refinement::steps);
@@ -171,6 +191,7 @@ impl Plan {
                     plan.add(title, spec, needs, row(), seed, evaluated * steps.max(1), backend)?;
                 }
             }
+            plan.edits(subject, sample, &trained, backend)?;
         }
         Ok(plan)
     }
@@ -186,6 +207,32 @@ impl Plan {
             }
             None => Ok(added),
         }
+    }
+
+    /// The edits of a generator's own images and of each trained arm's inversions, by seed.
+    fn edits(&mut self, subject: &Subject, sample: usize, trained: &[(&ResolvedArm, u64, usize)], backend: &str) -> Result<()> {
+        let resolved = self.resolved.clone();
+        let Some(edit) = &resolved.edit else { return Ok(()) };
+        let images = |sets: usize| subject.sets.iter().take(sets).map(|s| s.images.min(edit.images) as u64).sum::<u64>() * edit.steps();
+        for &seed in &resolved.seeds {
+            let spec = edit.directions_spec(&subject.networks.generator, seed);
+            let samples = spec.learn.as_ref().map_or(1, |l| l.samples);
+            let title = format!("directions, seed {seed}");
+            let directions = self.add(title, StageSpec::Directions(Box::new(spec)), vec![], None, seed, samples, backend)?;
+            let mut add = |label: &str, row: &str, source: EditSource, train: Option<usize>, units: u64| {
+                let spec = edit.stage_spec(&resolved, &subject.networks, source);
+                let needs = [Some(("sample", sample)), Some(("directions", directions)), train.map(|t| ("train", t))];
+                let needs = needs.into_iter().flatten().collect();
+                let title = format!("edit {label}, seed {seed}");
+                self.add(title, StageSpec::Edit(Box::new(spec)), needs, Some(row.into()), seed, units, backend).map(|_| ())
+            };
+            add("own w", edit::OWN, EditSource::Own, None, images(1))?;
+            for (arm, _, train) in trained.iter().filter(|(_, s, _)| *s == seed) {
+                let method = EncoderMethod { recipe: arm.recipe.clone(), seed, refine: None };
+                add(&arm.label, &arm.name, EditSource::Encoder(Box::new(method)), Some(*train), images(subject.sets.len()))?;
+            }
+        }
+        Ok(())
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -214,9 +261,9 @@ impl Plan {
                 Some(Refinement::Latent(_)) => "latent steps",
                 None => "",
             },
-            StageSpec::Sample(_) => "",
+            StageSpec::Sample(_) | StageSpec::Directions(_) | StageSpec::Edit(_) => "",
         };
-        let cost_key = format!("{} {} {latents} {backend}", spec.kind(), spec.networks().generator);
+        let cost_key = format!("{} {} {latents} {backend}", spec.kind(), spec.generator());
         let ingredients = Ingredients { kind: spec.kind().into(), code: spec.code(), spec: spec.value(), inputs };
         self.stages.push(Stage { title, spec, ingredients, needs, row, seed, units, cost_key });
         Ok(self.stages.len() - 1)
@@ -242,6 +289,8 @@ impl Plan {
                 }
                 (networks, published)
             }
+            StageSpec::Directions(s) => (vec![&s.generator], s.directions.iter().map(|d| d.source.card().to_string()).collect()),
+            StageSpec::Edit(s) => (vec![&s.networks.generator, &s.networks.judge], s.reader.iter().cloned().collect()),
         };
         let mut all: Vec<String> = n.into_iter().cloned().chain(more).collect();
         all.sort();
@@ -293,7 +342,7 @@ impl Plan {
             }
             e.stages += 1;
             let backend = stage.ingredients.inputs.get("device").map_or("", String::as_str);
-            let cost = self.cost.of(&stage.spec.networks().generator, backend);
+            let cost = self.cost.of(stage.spec.generator(), backend);
             let (per_unit, batch, disk) = match &stage.spec {
                 StageSpec::Train(s) => (cost.train_seconds, s.batch, self.cost.disk_per_arm_mb * 1e6),
                 StageSpec::TrainBaseline(s) => (cost.train_seconds, s.batch, self.cost.disk_per_arm_mb * 1e6),
@@ -325,11 +374,23 @@ impl Plan {
     /// that is free holds by the profile's estimate.
     pub fn side_by_side(&self, i: usize) -> usize {
         let backend = self.stages[i].ingredients.inputs.get("device").map_or("", String::as_str);
-        let cost = self.cost.of(&self.stages[i].spec.networks().generator, backend);
+        let cost = self.cost.of(self.stages[i].spec.generator(), backend);
         let each = (cost.memory_fixed_mb + cost.memory_per_image_mb) * 1e6;
         let room = machine::available_memory().map_or(1.0, |free| 0.8 * free as f64 / each.max(1.0));
         let most = if backend == "cpu" { rayon::current_num_threads() } else { 1 };
         (room as usize).clamp(1, most.max(1))
+    }
+
+    /// The stages that run a command of the study, and the command.
+    pub fn commands(&self) -> Vec<(usize, String)> {
+        let command = |(i, stage): (usize, &Stage)| match &stage.spec {
+            StageSpec::Evaluate(e) => match &e.method {
+                Method::External(m) if !m.command.is_empty() => Some((i, m.shown())),
+                _ => None,
+            },
+            _ => None,
+        };
+        self.stages.iter().enumerate().filter_map(command).collect()
     }
 
     /// The plan for people: every stage, whether it is cached and why not, and what the rest costs.
@@ -347,6 +408,9 @@ impl Plan {
             let limit = if card.licence.non_commercial { ", NOT for commercial use" } else { "" };
             let bytes = card.bytes.map(|b| format!(", {}", size(b))).unwrap_or_default();
             let _ = writeln!(text, "  {}: {}{bytes}, {}{limit}", card.name, from, card.licence.name);
+        }
+        for (stage, command) in self.commands() {
+            let _ = writeln!(text, "  {}: runs `{command}` (with --allow-commands only)", self.stages[stage].title);
         }
         let width = self.stages.iter().map(|s| s.title.chars().count()).max().unwrap_or(0);
         for (i, stage) in self.stages.iter().enumerate() {
@@ -398,15 +462,18 @@ fn training(resolved: &Resolved, subject: &Subject, arm: &ResolvedArm, seed: u64
     }
 }
 
-fn method_of(arm: &ResolvedArm, seed: u64) -> Method {
+fn method_of(arm: &ResolvedArm, seed: u64) -> Result<Method> {
     let refine = arm.refine.clone();
-    match arm.method.baseline() {
+    if let MethodSpec::External(external) = &arm.method {
+        return Ok(Method::External(Box::new(ExternalMethod::of(external).map_err(|e| e.at(format!("the arm \"{}\"", arm.name)))?)));
+    }
+    Ok(match arm.method.baseline() {
         None => Method::Encoder(Box::new(EncoderMethod { recipe: arm.recipe.clone(), seed, refine })),
         Some(baseline) => {
             let published = arm.method.cards().into_iter().map(|(key, card)| (key.to_string(), card.to_string())).collect();
             Method::Baseline(Box::new(BaselineMethod { baseline, published, seed, refine }))
         }
-    }
+    })
 }
 
 /// The side at which all methods are stored when matched: the smallest that a published network works at, None without one.

@@ -9,6 +9,7 @@ use candle_core::Device;
 use crate::error::Kind;
 use crate::machine;
 use crate::plan::{Costs, Plan, StageSpec, State};
+use crate::record::edit::{Direction, Edit, Edits};
 use crate::record::store::{Finished, Lock, Store, canonical, create_folder, sha256_hex, write_atomic};
 use crate::record::views::Views;
 use crate::record::{ArmInfo, CurvePoint, ImageInfo, Provenance, Record, Score, StageCost, Timing, TracePoint};
@@ -83,6 +84,18 @@ impl Runner<'_> {
         Ok(Done { record, folder, executed, stages: finished.into_iter().map(|(f, _)| f).collect() })
     }
 
+    /// One stage that needs no other, from the store or executed.
+    pub fn stage(&self, i: usize) -> Result<Finished> {
+        let stage = &self.plan.stages[i];
+        match self.store.find(&stage.ingredients) {
+            Ok(done) => Ok(done),
+            Err(_) => {
+                self.progress.note(&format!("{}: not here yet, made once", stage.title));
+                self.execute(i, BTreeMap::new())
+            }
+        }
+    }
+
     fn execute(&self, i: usize, inputs: BTreeMap<String, Finished>) -> Result<Finished> {
         let (stage, side_by_side) = (&self.plan.stages[i], self.plan.side_by_side(i));
         let work = self.store.begin(&stage.ingredients)?;
@@ -100,6 +113,8 @@ impl Runner<'_> {
             StageSpec::Train(spec) => stages::train::run(spec, &mut context),
             StageSpec::TrainBaseline(spec) => stages::train_baseline::run(spec, &mut context),
             StageSpec::Evaluate(spec) => stages::evaluate::run(spec, &mut context),
+            StageSpec::Directions(spec) => stages::directions::run(spec, &mut context),
+            StageSpec::Edit(spec) => stages::edit::run(spec, &mut context),
         };
         drop(context);
         match result {
@@ -156,6 +171,7 @@ impl Runner<'_> {
         let mut scores = Vec::new();
         let mut curves = Vec::new();
         let mut costs = Vec::new();
+        let mut edits = resolved.edit.as_ref().map(|_| Edits::default());
         for (stage, (done, cached)) in self.plan.stages.iter().zip(finished) {
             let arm = || stage.row.clone().unwrap_or_default();
             match &stage.spec {
@@ -170,6 +186,15 @@ impl Runner<'_> {
                         metric: r.metric,
                         value: r.value,
                     }));
+                }
+                StageSpec::Directions(_) => {
+                    let found: Vec<Direction> = done.json("directions.json")?;
+                    edits.get_or_insert_default().directions.extend(found.into_iter().map(|d| Direction { seed: stage.seed, ..d }));
+                }
+                StageSpec::Edit(_) => {
+                    let found: Vec<Edit> = done.json("edits.json")?;
+                    let of_arm = found.into_iter().map(|e| Edit { arm: arm(), seed: stage.seed, ..e });
+                    edits.get_or_insert_default().curves.extend(of_arm);
                 }
                 StageSpec::Evaluate(_) => {
                     let rows: Vec<ScoreRow> = done.json("scores.json")?;
@@ -241,6 +266,7 @@ impl Runner<'_> {
             scores,
             curves,
             traces,
+            edits,
             provenance: Provenance { timings, ..self.provenance(sha256_hex(canonical(&list).as_bytes()), costs) },
         })
     }

@@ -24,7 +24,9 @@ fn every_study_resolves_in_every_profile() {
             let seeds = |arm: &ResolvedArm| if arm.trains() { resolved.seeds.len() } else { 1 };
             let evaluations: usize = resolved.arms.iter().map(seeds).sum();
             let trainings = plan.stages.iter().filter(|s| s.title.starts_with("train ")).count();
-            assert_eq!(plan.stages.len(), 3 * resolved.subjects().len() + evaluations + trainings, "{name}, {}", profile.name);
+            // Edits: directions, the generator's own w, and each arm, per seed.
+            let edits = resolved.edit.as_ref().map_or(0, |_| resolved.seeds.len() * (2 + resolved.arms.len()));
+            assert_eq!(plan.stages.len(), 3 * resolved.subjects().len() + evaluations + trainings + edits, "{name}, {}", profile.name);
             // A training per arm and seed; arms that differ in what is optimised after it share theirs.
             let alone = resolved.arms.iter().filter(|a| a.trains() && a.refine.is_none()).count();
             assert_eq!(trainings, alone * resolved.seeds.len(), "{name}, {}", profile.name);

@@ -25,6 +25,7 @@ pub fn sample(seeds: &[u64], images: usize, steps: [f64; 5]) -> Record {
         seeds: seeds.to_vec(),
         images: vec![],
         scores: vec![],
+        edits: None,
         curves: vec![],
         traces: vec![],
         provenance: Provenance {
@@ -149,7 +150,7 @@ fn rendered(record: &Record, name: &str) -> (PathBuf, String) {
     let _ = std::fs::remove_dir_all(&folder);
     let arms = record.arms.iter().filter(|a| !a.reference).enumerate();
     let reconstructions = arms.map(|(i, a)| (a.name.clone(), pictures(record, 5, 0.8 - 0.15 * i as f64))).collect();
-    let shown = render::Shown { targets: pictures(record, 99, 0.0), reconstructions, worst: worst(record, 3) };
+    let shown = render::Shown { targets: pictures(record, 99, 0.0), reconstructions, worst: worst(record, 3), ..Default::default() };
     let text = render::run(record, &shown, &folder).unwrap();
     (folder, text)
 }

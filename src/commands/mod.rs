@@ -5,6 +5,7 @@ pub mod check;
 pub mod claims;
 pub mod gpu_check;
 pub mod images;
+pub mod invert;
 pub mod lint_table;
 pub mod list;
 pub mod plan;

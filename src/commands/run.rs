@@ -1,12 +1,12 @@
 //! `mtv-bench run`: runs a study, or goes on with an interrupted run, and ends with its table and the path of its record.
 
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::weights::AccessArgs;
-use crate::Result;
 use crate::machine;
-use crate::plan::{Plan, StageSpec};
+use crate::plan::{Plan, StageSpec, State};
 use crate::record::store::Store;
 use crate::report::{Report, table};
 use crate::runner::{Done, Runner};
@@ -14,6 +14,7 @@ use crate::spec::{Profile, Study};
 use crate::stages::fetch;
 use crate::stages::progress::Progress;
 use crate::stages::render::{self, Shown};
+use crate::{Error, Result};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -43,6 +44,9 @@ pub struct Choice {
     pub out: PathBuf,
     #[command(flatten)]
     pub access: AccessArgs,
+    /// Run the commands of external methods that the study names; `plan` shows them.
+    #[arg(long)]
+    pub allow_commands: bool,
 }
 
 impl Choice {
@@ -60,6 +64,11 @@ impl Choice {
 
 pub fn run(args: Args, quiet: bool) -> Result<()> {
     let (profile, plan, store, device) = args.choice.open()?;
+    let runs = |(i, _): &(usize, String)| !matches!(plan.state(&store, *i), State::Cached(_));
+    if let Some((i, command)) = plan.commands().into_iter().find(runs).filter(|_| !args.choice.allow_commands) {
+        let title = &plan.stages[i].title;
+        return Err(Error::usage(format!("{title}: the study runs `{command}`; give --allow-commands if you trust it")));
+    }
     let access = args.choice.access.open(quiet)?;
     fetch::run(&plan.cards, &access, args.choice.access.accept_licence)?;
     access.install();
@@ -84,6 +93,11 @@ fn report(plan: &Plan, done: &Done) -> Result<String> {
     for (stage, finished) in plan.stages.iter().zip(&done.stages) {
         match (&stage.spec, &stage.row) {
             (StageSpec::Sample(_), _) => show.targets.extend(render::pictures(&finished.path("images.safetensors"))?),
+            (StageSpec::Edit(_), Some(row)) => {
+                if let Entry::Vacant(first) = show.edited.entry(row.clone()) {
+                    first.insert(render::pictures(&finished.path("edits.safetensors"))?);
+                }
+            }
             // The figure shows the first seed.
             (StageSpec::Evaluate(_), Some(row)) => {
                 let shown = show.reconstructions.entry(row.clone()).or_default();

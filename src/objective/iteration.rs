@@ -82,12 +82,7 @@ pub fn decode(
     noise: Option<&[Tensor]>,
 ) -> Result<Tensor> {
     let layout = generator.layout();
-    let latent = match (&latents.w, &latents.z) {
-        (Some(w), _) => w.clone(),
-        // The mapping network, with the truncation under which x was sampled.
-        (None, Some(z)) => generator.truncate(&generator.map(z, classes)?, recipe.sampling.psi, layout.rows / 2, None)?,
-        (None, None) => bail!("the encoder gave neither w nor z"),
-    };
+    let latent = decoded_latent(recipe, generator, latents, classes)?;
     let style = matches!(layout.family, Family::StyleGan1 | Family::StyleGan2);
     let constant = match recipe.latents.decode_with {
         DecodeWith::WZc | DecodeWith::WZcZn if style => latents.constant.as_ref(),
@@ -98,6 +93,18 @@ pub fn decode(
         _ => None,
     };
     generator.synthesize(&latent, &Synthesis { noise, constant, strengths: strengths.as_deref(), stage: None })
+}
+
+/// The latent that the generator takes for these of E: w itself, or z through the mapping network.
+///
+/// Errors: neither is there.
+pub fn decoded_latent(recipe: &Recipe, generator: &dyn Generator, latents: &Latents, classes: Option<&Tensor>) -> Result<Tensor> {
+    match (&latents.w, &latents.z) {
+        (Some(w), _) => Ok(w.clone()),
+        // With the truncation under which x was sampled.
+        (None, Some(z)) => generator.truncate(&generator.map(z, classes)?, recipe.sampling.psi, generator.layout().rows / 2, None),
+        (None, None) => bail!("the encoder gave neither w nor z"),
+    }
 }
 
 fn detached(latents: &Latents) -> Latents {

@@ -7,7 +7,7 @@ mod ssim;
 mod strengths;
 pub mod vectors;
 
-pub use iteration::{Batch, Iteration, compared, decode, forward, step, steps};
+pub use iteration::{Batch, Iteration, compared, decode, decoded_latent, forward, step, steps};
 pub use recipe::*;
 pub use ssim::{map as ssim_map, ssim};
 pub use strengths::{decoded_strengths, paired_strengths};

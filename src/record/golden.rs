@@ -207,6 +207,10 @@ pub(super) fn merged(records: &[Record]) -> Result<Record> {
         }
         let known: BTreeSet<(String, u64)> = all.scores.iter().map(|s| (s.arm.clone(), s.seed)).collect();
         all.scores.extend(record.scores.iter().filter(|s| !known.contains(&(s.arm.clone(), s.seed))).cloned());
+        if let (Some(all), Some(more)) = (&mut all.edits, &record.edits) {
+            all.directions.extend(more.directions.iter().cloned());
+            all.curves.extend(more.curves.iter().cloned());
+        }
         all.seeds.extend(&record.seeds);
     }
     all.seeds.sort_unstable();

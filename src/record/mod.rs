@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Result};
 
 pub mod compare;
+pub mod edit;
 pub mod golden;
 pub mod stats;
 pub mod store;
@@ -37,6 +38,9 @@ pub struct Record {
     /// Scores on the way of the optimisations, for the studies that ask for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub traces: Vec<TracePoint>,
+    /// What was measured on edits; absent where nothing was edited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edits: Option<edit::Edits>,
     pub provenance: Provenance,
 }
 

@@ -218,6 +218,13 @@ impl Store {
         Ok(Finished { folder, manifest })
     }
 
+    /// The finished stage of this kind and key, if it is here and whole.
+    pub fn with_key(&self, kind: &str, key: &str) -> Option<Finished> {
+        let text = fs::read_to_string(self.cache().join(Self::name(kind, key)).join("manifest.json")).ok()?;
+        let manifest: Manifest = serde_json::from_str(&text).ok()?;
+        self.find(&manifest.ingredients).ok().filter(|f| f.manifest.key == key)
+    }
+
     /// Every finished stage of this kind, to explain why a stage is not cached.
     pub fn all(&self, kind: &str) -> Vec<Manifest> {
         let Ok(entries) = fs::read_dir(self.cache()) else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! Convergence: a metric on held-out images against the training images seen, one line per arm.
+//! Panels of lines. Convergence: a metric on held-out images against the training images seen, one line per arm.
 
 use super::ink::{Anchor, BLACK, Figure, GREY, LIGHT, Rgb, Shape, Sheet, text_width};
 use super::{info, trained};
@@ -6,23 +6,33 @@ use crate::Result;
 use crate::record::Record;
 
 /// Colours that remain apart for colour-blind readers (Okabe and Ito 2008, without yellow; black last).
-const COLOURS: [Rgb; 7] = [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [230, 159, 0], [40, 40, 40]];
+pub(super) const COLOURS: [Rgb; 7] =
+    [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [230, 159, 0], [40, 40, 40]];
 
 const WIDTH: f64 = 820.0;
 const HEIGHT: f64 = 560.0;
 const SIZE: f64 = 26.0;
 
-/// One line: mean, lowest and highest over the seeds at each number of training images.
-struct Line {
-    label: String,
-    colour: Rgb,
-    points: Vec<(f64, f64, f64, f64)>,
+/// One line: place on the axis, value, and the ends of its band (lowest and highest over the seeds, or an interval).
+pub(super) struct Line {
+    pub label: String,
+    pub colour: Rgb,
+    pub points: Vec<(f64, f64, f64, f64)>,
 }
 
-struct Panel {
-    title: String,
-    digits: usize,
-    lines: Vec<Line>,
+pub(super) struct Panel {
+    pub title: String,
+    pub digits: usize,
+    pub lines: Vec<Line>,
+    pub axis: Axis,
+}
+
+/// What a panel's lines run over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Axis {
+    /// From 0 on; the first point stands before any training.
+    TrainingImages,
+    Alpha,
 }
 
 /// The figure, a panel per set of images and metric in the order of the record; `None` if the record has no curves.
@@ -38,13 +48,37 @@ pub fn curves(record: &Record) -> Result<Option<Figure>> {
     if panels.is_empty() {
         return Ok(None);
     }
-    let across = panels.len().min(2);
-    let down = panels.len().div_ceil(across);
-    let mut sheet = Sheet { width: (WIDTH * across as f64) as u32, height: (HEIGHT * down as f64) as u32, ..Sheet::default() };
-    for (i, p) in panels.iter().enumerate() {
-        draw(&mut sheet, p, ((i % across) as f64 * WIDTH, (i / across) as f64 * HEIGHT))?;
+    draw_panels(&panels, panels.len().min(2)).map(Some)
+}
+
+impl Axis {
+    fn width(self) -> f64 {
+        match self {
+            Axis::TrainingImages => WIDTH,
+            Axis::Alpha => 0.7 * WIDTH,
+        }
     }
-    sheet.render().map(Some)
+}
+
+/// The panels in rows of `across`. Where they run over alpha, one legend above them all names their lines.
+pub(super) fn draw_panels(panels: &[Panel], across: usize) -> Result<Figure> {
+    let down = panels.len().div_ceil(across);
+    let (axis, longest) = panels.iter().max_by_key(|p| p.lines.len()).map_or((Axis::TrainingImages, &[][..]), |p| (p.axis, &p.lines[..]));
+    let head = if axis == Axis::Alpha { 2.4 * SIZE } else { 0.0 };
+    let (width, height) = ((axis.width() * across as f64) as u32, (head + HEIGHT * down as f64) as u32);
+    let mut sheet = Sheet { width, height, ..Sheet::default() };
+    if axis == Axis::Alpha {
+        let mut x = 24.0;
+        for line in longest {
+            sheet.line(vec![(x, 1.5 * SIZE), (x + 44.0, 1.5 * SIZE)], 4.0, line.colour);
+            sheet.label(x + 54.0, 1.86 * SIZE, SIZE, Anchor::Start, BLACK, line.label.as_str());
+            x += 54.0 + text_width(&line.label, SIZE, false)? + 40.0;
+        }
+    }
+    for (i, p) in panels.iter().enumerate() {
+        draw(&mut sheet, p, ((i % across) as f64 * axis.width(), head + (i / across) as f64 * HEIGHT))?;
+    }
+    sheet.render()
 }
 
 fn panel(record: &Record, set: &str, metric: &str) -> Result<Option<Panel>> {
@@ -65,7 +99,12 @@ fn panel(record: &Record, set: &str, metric: &str) -> Result<Option<Panel>> {
     let lines: Vec<Line> = lines.filter(|l| l.points.len() > 1).collect();
     let unit = if info.unit.is_empty() { String::new() } else { format!(" ({})", info.unit) };
     let arrow = if info.higher_is_better { "↑" } else { "↓" };
-    Ok((!lines.is_empty()).then(|| Panel { title: format!("{metric}{unit} {arrow}, {set} images"), digits: info.digits, lines }))
+    Ok((!lines.is_empty()).then(|| Panel {
+        title: format!("{metric}{unit} {arrow}, {set} images"),
+        digits: info.digits,
+        lines,
+        axis: Axis::TrainingImages,
+    }))
 }
 
 fn draw(sheet: &mut Sheet, panel: &Panel, (x0, y0): (f64, f64)) -> Result<()> {
@@ -78,13 +117,17 @@ fn draw(sheet: &mut Sheet, panel: &Panel, (x0, y0): (f64, f64)) -> Result<()> {
         y_width = y_width.max(text_width(&format!("{t:.digits$}"), SIZE, false)?);
     }
     let mut end_width: f64 = 0.0;
-    for l in &panel.lines {
+    for l in panel.lines.iter().filter(|_| panel.axis == Axis::TrainingImages) {
         end_width = end_width.max(text_width(&l.label, SIZE, false)?);
     }
-    let (left, right) = (x0 + 20.0 + y_width + 10.0, x0 + WIDTH - 24.0 - end_width - 34.0);
+    let (left, right) = (x0 + 20.0 + y_width + 10.0, x0 + panel.axis.width() - 24.0 - end_width - if end_width > 0.0 { 34.0 } else { 0.0 });
     let (top, bottom) = (y0 + 74.0, y0 + HEIGHT - 92.0);
     let last = panel.lines.iter().flat_map(|l| &l.points).fold(0.0f64, |m, p| m.max(p.0));
-    let px = |images: f64| left + (right - left) * images / last.max(1.0);
+    let start = match panel.axis {
+        Axis::TrainingImages => 0.0,
+        Axis::Alpha => panel.lines.iter().flat_map(|l| &l.points).fold(0.0f64, |m, p| m.min(p.0)),
+    };
+    let px = |x: f64| left + (right - left) * (x - start) / (last - start).max(1.0);
     let py = |v: f64| bottom - (bottom - top) * (v - low) / (high - low);
 
     for t in &y_ticks {
@@ -92,12 +135,19 @@ fn draw(sheet: &mut Sheet, panel: &Panel, (x0, y0): (f64, f64)) -> Result<()> {
         sheet.label(left - 10.0, py(*t) + 0.36 * SIZE, SIZE, Anchor::End, BLACK, format!("{t:.digits$}"));
     }
     let room = ((right - left) / (4.2 * SIZE)) as usize;
-    for t in ticks(0.0, last, room.clamp(2, 6)) {
+    for t in ticks(start, last, room.clamp(2, 6)) {
         sheet.line(vec![(px(t), bottom), (px(t), bottom + 7.0)], 1.5, BLACK);
-        sheet.label(px(t), bottom + 12.0 + SIZE, SIZE, Anchor::Middle, BLACK, thousands(t));
+        sheet.label(px(t), bottom + 12.0 + SIZE, SIZE, Anchor::Middle, BLACK, thousands(t).replace('-', "\u{2212}"));
     }
     sheet.line(vec![(left, bottom), (right, bottom)], 1.5, BLACK);
-    sheet.label((left + right) / 2.0, bottom + 22.0 + 2.1 * SIZE, SIZE, Anchor::Middle, BLACK, "training images");
+    sheet.label(
+        (left + right) / 2.0,
+        bottom + 22.0 + 2.1 * SIZE,
+        SIZE,
+        Anchor::Middle,
+        BLACK,
+        if panel.axis == Axis::Alpha { "α" } else { "training images" },
+    );
     sheet.label(left - y_width - 10.0, y0 + 42.0, SIZE, Anchor::Start, BLACK, panel.title.as_str()).bold = true;
 
     let clip = |v: f64| v.clamp(low, high);
@@ -111,6 +161,9 @@ fn draw(sheet: &mut Sheet, panel: &Panel, (x0, y0): (f64, f64)) -> Result<()> {
     for line in &panel.lines {
         let points = clipped(&line.points.iter().map(|p| (p.0, p.1)).collect::<Vec<_>>(), low, high);
         sheet.line(points.into_iter().map(|(x, y)| (px(x), py(y))).collect(), 3.0, line.colour);
+    }
+    if panel.axis == Axis::Alpha {
+        return Ok(());
     }
     let ends: Vec<f64> = panel.lines.iter().map(|l| py(clip(l.points[l.points.len() - 1].1))).collect();
     for ((line, end), place) in panel.lines.iter().zip(&ends).zip(spread(&ends, 1.15 * SIZE, top, bottom)) {
@@ -129,7 +182,7 @@ fn value_range(panel: &Panel) -> (f64, f64) {
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)))
     };
     let (all, later) = (over(0), over(1));
-    let (low, high) = if all.1 - all.0 <= 2.0 * (later.1 - later.0) { all } else { later };
+    let (low, high) = if panel.axis == Axis::Alpha || all.1 - all.0 <= 2.0 * (later.1 - later.0) { all } else { later };
     let pad = ((high - low) * 0.06).max(1e-6 * high.abs()).max(1e-9);
     (low - pad, high + pad)
 }

@@ -149,7 +149,7 @@ pub(super) fn fitted(picture: &Rgb8) -> Result<(u32, u32, (u32, Rgb8))> {
 }
 
 /// The mean of every `factor` x `factor` block.
-fn smaller(picture: &Rgb8, factor: usize) -> Result<Rgb8> {
+pub(super) fn smaller(picture: &Rgb8, factor: usize) -> Result<Rgb8> {
     let (w, h) = (picture.width() / factor, picture.height() / factor);
     let mut data = Vec::with_capacity(w * h * 3);
     for y in 0..h {

@@ -14,6 +14,9 @@ pub mod claims;
 pub mod convergence;
 pub mod curves;
 pub mod details;
+pub mod edit_curves;
+pub mod edit_grid;
+pub mod edits;
 pub mod figure;
 pub mod finding;
 pub mod gallery;
@@ -21,6 +24,7 @@ pub mod html;
 pub mod ink;
 pub mod lint;
 pub mod published;
+pub mod sheet;
 pub mod table;
 pub mod tradeoff;
 pub mod verdicts;
@@ -48,6 +52,8 @@ pub struct Report {
     pub costs: Vec<Cost>,
     /// Quality against seconds per image; empty where the study does not ask for it.
     pub tradeoffs: Vec<tradeoff::Tradeoff>,
+    /// What edits did; absent where the study edits nothing.
+    pub edits: Option<edits::Section>,
     /// The metrics' definitions: full name and one sentence.
     pub protocols: Vec<(String, String)>,
     /// Commit, device, weights and so on: name and value.
@@ -136,6 +142,7 @@ impl Report {
             convergence: convergence::convergence(record)?,
             costs: details::costs(record),
             tradeoffs: tradeoff::tables(record)?,
+            edits: edits::section(record)?,
             protocols: metrics.iter().zip(infos).map(|(name, i)| (name.to_string(), i.about.to_string())).collect(),
             provenance: provenance(record),
         })

@@ -106,6 +106,14 @@ pub fn terminal(report: &Report) -> String {
         out.push_str(&format!("\n{} images ({})\n", set.name, set.images));
         out.push_str(&aligned(&rows(set)));
     }
+    if let Some(edits) = &report.edits {
+        out.push_str(&format!("\nedits of the first {} images of each set, α = ±{}\n", edits.images, edits.alpha));
+        out.push_str(&aligned(&edit_rows(edits)));
+        for paragraph in &edits.findings {
+            out.push('\n');
+            out.push_str(&wrapped(paragraph, 110));
+        }
+    }
     out
 }
 
@@ -131,6 +139,17 @@ fn rows(set: &Set) -> Vec<Vec<String>> {
         table.push(line);
     }
     table
+}
+
+fn edit_rows(edits: &super::edits::Section) -> Vec<Vec<String>> {
+    let measures = if edits.read { vec!["attribute", "identity", "others"] } else { vec!["LPIPS"] };
+    let line = |first: [&str; 4], more: Vec<&str>| first.into_iter().chain(more).map(str::to_string).collect::<Vec<_>>();
+    let head = line(["images", "latents", "direction", "edited"], measures);
+    let row = |r: &super::edits::Row| {
+        let more = if edits.read { vec![r.target.as_str(), &r.identity, &r.others] } else { vec![r.lpips.as_str()] };
+        line([&r.set, &r.latents, &r.direction, &r.variant], more)
+    };
+    std::iter::once(head).chain(edits.rows.iter().map(row)).collect()
 }
 
 /// Columns padded to their widest entry, two spaces apart: the first to the left, the others to the right.

@@ -267,6 +267,13 @@ pub struct Verified {
 }
 
 impl Card {
+    /// Rows of w of a StyleGAN of this resolution: two per resolution from 4 px on; None for what has none.
+    pub fn rows_of_w(&self) -> Option<usize> {
+        let family = &self.network.as_ref()?.family;
+        let side = self.resolution.filter(|r| family.starts_with("stylegan") && r.is_power_of_two() && *r >= 4)?;
+        Some(2 * (side.ilog2() as usize - 1))
+    }
+
     /// The card of this name.
     ///
     /// Errors: there is none (with the nearest name), or it is not valid.

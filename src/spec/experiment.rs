@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::card::Card;
 use super::document::Document;
+use super::edit::{EditSpec, ResolvedEdit};
 use super::files;
 use super::method::{MethodSpec, RefineSpec};
 use super::profile::Profile;
@@ -42,6 +43,9 @@ pub struct Experiment {
     pub train: BTreeMap<String, TrainPatch>,
     pub arms: Vec<Arm>,
     pub evaluate: Evaluate,
+    /// Edits of what the arms inverted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<EditSpec>,
     pub report: Report,
 }
 
@@ -206,6 +210,8 @@ pub struct Resolved {
     pub metrics: Vec<String>,
     pub curve: ResolvedCurve,
     pub arms: Vec<ResolvedArm>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<ResolvedEdit>,
     pub report: Report,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<Protocol>,
@@ -239,7 +245,9 @@ pub struct ResolvedArm {
 impl ResolvedArm {
     /// Whether an encoder is trained for it.
     pub fn trains(&self) -> bool {
-        self.method.cards().is_empty() && self.method.baseline() != Some(Baseline::Image2stylegan)
+        self.method.cards().is_empty()
+            && !matches!(self.method, MethodSpec::External(_))
+            && self.method.baseline() != Some(Baseline::Image2stylegan)
     }
 
     /// Whether its networks, decoder included, are published ones.
@@ -540,6 +548,16 @@ impl Study {
                 images: arm.images.get(&profile.name).map(|n| n.get()).filter(|n| *n < most),
             });
         }
+        let edit = match &e.edit {
+            None => None,
+            Some(edit) => {
+                let resolved = edit.resolve(profile, generator.rows_of_w());
+                Some(resolved.map_err(|(keys, message)| {
+                    let place: Vec<&str> = std::iter::once("edit").chain(keys.iter().map(String::as_str)).collect();
+                    self.document.error(&place, &message)
+                })?)
+            }
+        };
         Ok(Resolved {
             name: e.name.clone(),
             version: e.version,
@@ -554,6 +572,7 @@ impl Study {
             metrics,
             curve: ResolvedCurve { points: profile.curve.points.get(), images: profile.curve.images.get(), metrics: curves },
             arms,
+            edit,
             report: e.report.clone(),
             protocols: e.evaluate.protocols.clone(),
             trace,
@@ -583,6 +602,9 @@ impl Study {
         let mut method = method.clone();
         match &mut method {
             MethodSpec::Mtv(_) | MethodSpec::Image2stylegan(_) => {}
+            MethodSpec::External(e) => {
+                e.check().map_err(|f| self.document.error(&["arms", index, "method", "external", f.key], &f.message))?;
+            }
             MethodSpec::Alae(a) => a.weights = name("weights", &a.weights, &[K::Encoder], "alae")?,
             MethodSpec::Psp(p) => p.weights = name("weights", &p.weights, &[K::Encoder], "psp")?,
             MethodSpec::Indomain(i) => {

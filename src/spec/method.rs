@@ -3,6 +3,7 @@
 //! ```toml
 //! method = { psp = {} }                                  # its encoder, learned on the study's generator
 //! method = { psp = { weights = "psp_ffhq_1024" } }       # the published networks with their own decoder
+//! method = { external = { command = ["python3", "my_method.py", "{input}", "{output}"] } }    # a method that lives elsewhere
 //! refine = { latent = { steps = { mini = 100 } } }       # w+ moves from where the method put it
 //! refine = { encoder = { steps = { mini = 200 } } }      # the encoder of MTV-TSA moves (OE, section V.D)
 //! ```
@@ -29,7 +30,7 @@ pub enum MethodSpec {
     Psp(Psp),
     Indomain(Indomain),
     Image2stylegan(Nothing),
-    // A method that lives elsewhere (a command, a folder of reconstructions) is one more line here.
+    External(External),
 }
 
 impl Default for MethodSpec {
@@ -72,6 +73,47 @@ pub struct Indomain {
     pub features: Option<String>,
 }
 
+/// A method that lives elsewhere: a command, or a folder with its reconstructions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct External {
+    /// Program and arguments; no shell reads them. "{input}" stands for a folder with the pictures (ID.png), "{output}" for the empty folder
+    /// where it leaves their reconstructions under the same names and of the same size, "{set}" for the set's name. It runs once per set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Instead of a command: the folder of the reconstructions (ID.png); "{set}" in it stands for the set's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
+    /// When a command is given up.
+    #[serde(default = "an_hour")]
+    pub timeout_seconds: f64,
+}
+
+fn an_hour() -> f64 {
+    3600.0
+}
+
+impl External {
+    /// What is wrong: the key, and why.
+    pub fn check(&self) -> Result<(), Fault> {
+        let wrong = |key, message: &str| Err(Fault { key, message: message.into() });
+        let has = |what: &str| self.command.iter().any(|a| a.contains(what));
+        match (&self.folder, self.command.is_empty()) {
+            (Some(_), false) => wrong("folder", "either a command or a folder, not both"),
+            (None, true) => wrong("command", "a command or a folder is needed"),
+            (None, false) if self.command[0].is_empty() => wrong("command", "the first entry is the program"),
+            (None, false) if !has("{input}") || !has("{output}") => wrong(
+                "command",
+                "\"{input}\" and \"{output}\" must stand in it: the folder with the pictures and the one for their reconstructions",
+            ),
+            _ if !(self.timeout_seconds > 0.0 && self.timeout_seconds <= 1e7) => {
+                wrong("timeout_seconds", "a number of seconds above 0 is expected")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl MethodSpec {
     pub fn is_mtv(&self) -> bool {
         matches!(self, MethodSpec::Mtv(_))
@@ -85,13 +127,14 @@ impl MethodSpec {
             MethodSpec::Psp(_) => "psp",
             MethodSpec::Indomain(_) => "indomain",
             MethodSpec::Image2stylegan(_) => "image2stylegan",
+            MethodSpec::External(_) => "external",
         }
     }
 
     /// The method whose encoder this is; None for the paper's own.
     pub fn baseline(&self) -> Option<Baseline> {
         match self {
-            MethodSpec::Mtv(_) => None,
+            MethodSpec::Mtv(_) | MethodSpec::External(_) => None,
             MethodSpec::Alae(_) => Some(Baseline::Alae),
             MethodSpec::Psp(_) => Some(Baseline::Psp),
             MethodSpec::Indomain(_) => Some(Baseline::Indomain),
@@ -102,7 +145,7 @@ impl MethodSpec {
     /// The cards that are named, by key.
     pub fn cards(&self) -> Vec<(&'static str, &str)> {
         let list: Vec<(&'static str, Option<&String>)> = match self {
-            MethodSpec::Mtv(_) | MethodSpec::Image2stylegan(_) => vec![],
+            MethodSpec::Mtv(_) | MethodSpec::Image2stylegan(_) | MethodSpec::External(_) => vec![],
             MethodSpec::Alae(a) => vec![("weights", a.weights.as_ref())],
             MethodSpec::Psp(p) => vec![("weights", p.weights.as_ref())],
             MethodSpec::Indomain(i) => {
@@ -196,12 +239,15 @@ impl RefineSpec {
                 key: "encoder",
                 message: format!("only the encoder of \"mtv\" is optimised per image; for \"{}\" there is `latent`", method.key()),
             }),
+            (RefineSpec::Latent(_), MethodSpec::External(_)) => {
+                Err(Fault { key: "latent", message: "nothing is known of the latents of an external method".into() })
+            }
             (RefineSpec::Latent(l), _) => {
                 let published = Optimisation::default();
                 let (terms, lr, most) = match method {
                     MethodSpec::Mtv(_) => (LatentTerms::Recipe, published.learning_rate, OE_STEPS),
                     MethodSpec::Image2stylegan(_) => (LatentTerms::Image2stylegan, image2stylegan::LEARNING_RATE, image2stylegan::STEPS),
-                    MethodSpec::Alae(_) | MethodSpec::Psp(_) | MethodSpec::Indomain(_) => {
+                    MethodSpec::Alae(_) | MethodSpec::Psp(_) | MethodSpec::Indomain(_) | MethodSpec::External(_) => {
                         let own = matches!(method, MethodSpec::Indomain(i) if i.features.is_some());
                         let features = if own { Features::Keras } else { Features::Torchvision };
                         (LatentTerms::Guided(features), published.learning_rate, published.steps as u64)

@@ -3,6 +3,7 @@
 
 pub mod card;
 pub mod document;
+pub mod edit;
 pub mod experiment;
 pub mod files;
 pub mod method;

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::reconstruct::{Reconstruction, Reconstructor, one_by_one};
-use super::{EvaluateSpec, Networks, Protocol, ScoreRow, StageContext, TimeRow, TraceRow, open, protocol, sample};
+use super::{EvaluateSpec, Method, Networks, Protocol, ScoreRow, StageContext, TimeRow, TraceRow, open, protocol, sample};
 use crate::images::{Filter, Rgb8, resize};
 use crate::metrics::{self, Metric};
 use crate::perceptual::lpips::Lpips;
@@ -30,7 +30,12 @@ pub fn run(spec: &EvaluateSpec, context: &mut StageContext) -> Result<()> {
     let pixels = input.tensors("images.safetensors", &Device::Cpu)?;
     let images = limited(images, spec.images);
     let alone = one_by_one(spec.method.refine());
-    let size = if alone { context.side_by_side.max(1) } else { spec.batch.max(1) };
+    // A command starts once per set.
+    let size = match &spec.method {
+        Method::External(_) => usize::MAX,
+        _ if alone => context.side_by_side.max(1),
+        _ => spec.batch.max(1),
+    };
     let mut checkpoint = context.checkpoint();
     let (mut kept, mut worst, mut done) = (BTreeMap::new(), Worst::default(), Saved::default());
     let mut first = 0;
@@ -296,7 +301,10 @@ impl Work<'_> {
     }
 }
 
-fn picture(pixels: &BTreeMap<String, Tensor>, info: &ImageInfo) -> Result<Rgb8> {
+/// The stored picture of an entry of the image list.
+///
+/// Errors (corrupt): it is missing, or another one.
+pub fn picture(pixels: &BTreeMap<String, Tensor>, info: &ImageInfo) -> Result<Rgb8> {
     let name = format!("{}/{}", info.set, info.id);
     let tensor = pixels.get(&name).ok_or_else(|| Error::corrupt(format!("the evaluation images lack \"{name}\"")))?;
     let image = sample::from_tensor(tensor)?;

@@ -82,17 +82,54 @@ impl<'a> Inversion<'a> {
 
     /// The reconstructions of evaluation images of one set: noise of E and of G fixed by set and image number.
     pub fn reconstruct_images(&self, infos: &[&ImageInfo], targets: &[Rgb8], seed: u64) -> crate::Result<Vec<Rgb8>> {
-        let Some(first) = infos.first() else { return Ok(Vec::new()) };
+        if infos.is_empty() {
+            return Ok(Vec::new());
+        }
+        let inverted = self.invert_images(infos, targets, seed)?;
+        Rgb8::from_batch(&self.render(&inverted, &inverted.w)?)
+    }
+
+    /// The latents of evaluation images of one set, with what they are decoded with.
+    pub fn invert_images(&self, infos: &[&ImageInfo], targets: &[Rgb8], seed: u64) -> crate::Result<Inverted> {
+        let Some(first) = infos.first() else { return Err(crate::Error::internal("no image to invert")) };
         let ids = infos.iter().map(|i| sample::number(&i.id)).collect::<crate::Result<Vec<_>>>()?;
         let stream = Stream::new(seed, &format!("evaluate/{}/noise of E", first.set));
         let origin = sample::conditional_origin(self.generator, infos, seed, &self.device)?;
         let condition = self.condition(origin.as_ref())?;
         let x = Rgb8::to_batch(targets, &self.device)?;
         let latents = self.encode(&x, &self.encoder_noise(&stream, &ids)?, condition.as_ref())?;
-        let classes = origin.as_ref().and_then(|o| o.classes.as_ref());
+        let classes = origin.and_then(|o| o.classes);
         let noise = sample::evaluation_noise(self.generator, &first.set, seed, &ids, &self.device)?;
-        let noise = (!noise.is_empty()).then_some(&noise[..]);
-        Rgb8::from_batch(&objective::decode(&self.recipe, &self.encoder, self.generator, &latents, classes, noise)?)
+        let w = objective::decoded_latent(&self.recipe, self.generator, &latents, classes.as_ref())?;
+        Ok(Inverted { w, latents, classes, noise })
+    }
+
+    /// The image of an inversion with its latent replaced by `w`, of the same shape.
+    pub fn render(&self, inverted: &Inverted, w: &Tensor) -> Result<Tensor> {
+        let latents = Latents { w: Some(w.clone()), ..inverted.latents.clone() };
+        objective::decode(&self.recipe, &self.encoder, self.generator, &latents, inverted.classes.as_ref(), inverted.noise())
+    }
+}
+
+/// Images in the generator's terms.
+pub struct Inverted {
+    /// What G takes: rows of w [n, rows, w_dim], or its flat latent [n, w_dim].
+    pub w: Tensor,
+    /// What E gave.
+    pub latents: Latents,
+    classes: Option<Tensor>,
+    noise: Vec<Tensor>,
+}
+
+impl Inverted {
+    /// Latents that no encoder made.
+    pub fn of_w(w: Tensor, noise: Vec<Tensor>) -> Self {
+        Inverted { w, latents: Latents::default(), classes: None, noise }
+    }
+
+    /// The noise that G is given.
+    pub fn noise(&self) -> Option<&[Tensor]> {
+        (!self.noise.is_empty()).then_some(&self.noise[..])
     }
 }
 

@@ -6,6 +6,8 @@
 //! | train | `train::run(&TrainSpec, &mut StageContext) -> Result<()>` | - | `encoder.safetensors`, `curves.json`: `Vec<CurveRow>` |
 //! | train (a baseline's encoder) | `train_baseline::run(&BaselineSpec, &mut StageContext) -> Result<()>` | - | as train |
 //! | evaluate | `evaluate::run(&EvaluateSpec, &mut StageContext) -> Result<()>` | "sample", "train" (not for reference rows) | `scores.json`: `Vec<ScoreRow>`; `reconstructions.safetensors`; `worst.safetensors`; where asked for `traces.json`: `Vec<TraceRow>` and `times.json`: `Vec<TimeRow>` |
+//! | directions | `directions::run(&DirectionsSpec, &mut StageContext) -> Result<()>` | - | `directions.safetensors`, `directions.json`: `Vec<record::edit::Direction>`, `scales.json`: `Scales` |
+//! | edit | `edit::run(&EditStageSpec, &mut StageContext) -> Result<()>` | "sample", "directions", "train" (not for own w) | `edits.json`: `Vec<record::edit::Edit>`; `edits.safetensors` |
 //! | render | `render::run(&Record, ...)` | all | tables and figures in the run's folder |
 //!
 //! How a stage is written:
@@ -20,7 +22,10 @@
 //!   They are serialised into the key, so a new field changes every key: give it `#[serde(skip_serializing_if = ...)]` at its old meaning.
 //! - Raise the stage's code version below when its outputs change for the same specification.
 
+pub mod directions;
+pub mod edit;
 pub mod evaluate;
+pub mod external;
 pub mod fetch;
 pub mod inversion;
 pub mod open;
@@ -38,6 +43,8 @@ use std::time::Duration;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::editing::Rows;
+use crate::editing::svm::Loss;
 use crate::inverters::baseline::Baseline;
 use crate::objective::{Recipe, SamplingTable};
 use crate::record::store::{Checkpoint, Finished, Work};
@@ -49,6 +56,8 @@ pub const SAMPLE_CODE: u32 = 1;
 pub const TRAIN_CODE: u32 = 1;
 pub const BASELINE_CODE: u32 = 1;
 pub const EVALUATE_CODE: u32 = 2;
+pub const DIRECTIONS_CODE: u32 = 1;
+pub const EDIT_CODE: u32 = 1;
 
 /// What a stage may use besides its specification.
 pub struct StageContext<'a> {
@@ -211,6 +220,8 @@ pub enum Method {
     MeanLatent,
     /// A method that the paper compares with.
     Baseline(Box<BaselineMethod>),
+    /// A method that lives elsewhere.
+    External(Box<external::ExternalMethod>),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -296,9 +307,101 @@ impl Method {
         match self {
             Method::Encoder(m) => m.refine.as_ref(),
             Method::Baseline(m) => m.refine.as_ref(),
-            Method::MeanImage | Method::MeanLatent => None,
+            Method::MeanImage | Method::MeanLatent | Method::External(_) => None,
         }
     }
+}
+
+/// The directions of a generator's w, learned with one seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DirectionsSpec {
+    pub generator: String,
+    pub seed: u64,
+    pub directions: Vec<WantedDirection>,
+    /// How those are learned that no file gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learn: Option<LearnSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WantedDirection {
+    pub name: String,
+    pub source: DirectionSource,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DirectionSource {
+    /// The file of this card.
+    Card(String),
+    /// From images whose factor the network of the card `reader` reads.
+    Learned { reader: String, factor: String },
+}
+
+impl DirectionSource {
+    /// The card that it needs.
+    pub fn card(&self) -> &str {
+        match self {
+            DirectionSource::Card(card) => card,
+            DirectionSource::Learned { reader, .. } => reader,
+        }
+    }
+}
+
+/// InterFaceGAN's procedure ([`crate::editing::boundary`]).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LearnSpec {
+    /// Generated images.
+    pub samples: u64,
+    pub ratio: f64,
+    pub split: f64,
+    pub loss: Loss,
+    pub c: f64,
+}
+
+/// Edits of the first images of each set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EditStageSpec {
+    pub networks: Networks,
+    pub source: EditSource,
+    /// Seed of the evaluation images: their noise enters the reconstruction too.
+    pub seed: u64,
+    pub images: usize,
+    /// Names of directions, and the factor that each is meant to move, if a network reads it.
+    pub directions: Vec<(String, Option<String>)>,
+    pub alphas: Vec<f64>,
+    pub variants: Vec<Variant>,
+    /// The card of the network that reads the factors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reader: Option<String>,
+    /// Full name of the LPIPS that says how far a picture moved.
+    pub lpips: String,
+    /// How many images of each set keep their pictures for the figure: the first ones.
+    pub figure_images: usize,
+    /// Images per forward pass.
+    pub batch: usize,
+}
+
+/// Whose latents are edited.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EditSource {
+    /// Those of the encoder of the input "train".
+    Encoder(Box<EncoderMethod>),
+    /// The true ones of generated images.
+    Own,
+}
+
+/// One way of applying a direction.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Variant {
+    pub rows: Rows,
+    /// Whether the direction is freed of the others first.
+    pub conditional: bool,
 }
 
 /// A score without arm and seed: the runner adds them, so that renaming an arm recomputes nothing.

@@ -17,6 +17,7 @@ use crate::spec::files;
 use crate::weights::access::Located;
 use crate::weights::{Access, Checkpoint, Options, read_bytes};
 use crate::zoo::drawing;
+use crate::zoo::judge::Judge;
 use crate::zoo::source;
 use crate::{Error, Result};
 
@@ -205,6 +206,19 @@ fn photographs(path: &Path, count: usize, side: usize) -> Result<Vec<RealPicture
         Ok(RealPicture { id: format!("real{index:05}-{stem}"), image, unseen: vec![] })
     };
     chosen.iter().enumerate().map(one).collect()
+}
+
+/// The network of a card that reads the factors of the procedural faces.
+///
+/// Errors: as [`generator`].
+pub fn judge(name: &str, device: &Device) -> Result<Judge> {
+    let params = Params::frozen(tensors(&Card::load(name)?)?, DType::F32, device, &format!("baselines/{name}"));
+    let build = || -> candle_core::Result<Judge> {
+        let net = Judge::of_faces(&params)?;
+        params.finish()?;
+        Ok(net)
+    };
+    build().map_err(|e| Error::corrupt(Error::from(e).message))
 }
 
 /// The VGG16 and the heads of an LPIPS card. A narrow network of the mini zoo has no learned heads: uniform ones.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::external::ExternalMethod;
 use super::inversion::Inversion;
 use super::train::open_objective;
 use super::{BaselineMethod, EncoderRefinement, EvaluateSpec, Features, LatentRefinement, LatentTerms, Method, Refinement, open, sample};
@@ -73,6 +74,7 @@ enum Kind<'a> {
     Baseline(Box<dyn Inverter + 'a>),
     MeanImage(Rgb8),
     MeanLatent,
+    External(&'a ExternalMethod),
 }
 
 /// A method with its networks.
@@ -109,6 +111,7 @@ impl<'a> Reconstructor<'a> {
         };
         out.kind = match &spec.method {
             Method::MeanLatent => Kind::MeanLatent,
+            Method::External(method) => Kind::External(method),
             Method::MeanImage => Kind::MeanImage(out.mean_image()?),
             Method::Encoder(method) => {
                 out.trained = trained()?;
@@ -186,6 +189,7 @@ impl<'a> Reconstructor<'a> {
             Kind::Baseline(inverter) => feed_forward(inverter.as_ref(), infos, inputs, self.spec.seed, &self.device),
             Kind::MeanImage(mean) => Ok(vec![mean.clone(); infos.len()]),
             Kind::MeanLatent => self.mean_latent(infos),
+            Kind::External(method) => method.reconstruct(infos, inputs),
         }
     }
 

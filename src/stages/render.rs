@@ -7,6 +7,7 @@
 //! report/curves.png  .svg                       convergence, if the record has curves
 //! report/tradeoff.png  .svg                     quality against seconds per image, if the study asks for it
 //! report/figure-8.png  .svg                     grids of some arms, if the study asks for them
+//! report/edits.png  .svg  edit_curves.png  .svg  edited pictures and what the edits moved, if the study edits (Fig. 12)
 //! report/spec.toml  provenance.json            what was run, and where
 //! ```
 //!
@@ -23,7 +24,7 @@ use crate::record::Record;
 use crate::record::store::{create_folder, write_atomic};
 use crate::report::figure::{self, Pictures};
 use crate::report::html::{self, Picture};
-use crate::report::{Report, curves, gallery, table, tradeoff};
+use crate::report::{Report, curves, edit_curves, edit_grid, gallery, table, tradeoff};
 use crate::spec::experiment::FigureSpec;
 use crate::{Error, Result};
 
@@ -53,6 +54,8 @@ pub struct Shown {
     pub reconstructions: BTreeMap<String, Pictures>,
     /// By arm, the worst reconstructions of the first seed.
     pub worst: BTreeMap<String, Pictures>,
+    /// By arm, the edited pictures of the first seed, with the names that the stage gives.
+    pub edited: BTreeMap<String, Pictures>,
 }
 
 /// Writes the report into `folder` and returns the table for the terminal.
@@ -60,7 +63,7 @@ pub struct Shown {
 /// Errors: corrupt record, or a folder that can't be written.
 pub fn run(record: &Record, shown: &Shown, folder: &Path) -> Result<String> {
     let report = Report::of(record)?;
-    let Shown { targets, reconstructions, worst } = shown;
+    let Shown { targets, reconstructions, worst, edited } = shown;
     let grid = if reconstructions.values().all(Pictures::is_empty) { None } else { Some(figure::grid(record, targets, reconstructions)?) };
     let worst = gallery::worst(record, targets, worst)?;
     let curves = curves::curves(record)?;
@@ -91,6 +94,17 @@ pub fn run(record: &Record, shown: &Shown, folder: &Path) -> Result<String> {
         files.push(("tradeoff.png", figure.png.clone()));
         files.push(("tradeoff.svg", figure.svg.clone().into_bytes()));
         embedded.push(("tradeoff", Picture::Svg(&figure.svg)));
+    }
+    let (edits, edit_curves) = (edit_grid::grid(record, targets, edited)?, edit_curves::curves(record)?);
+    if let Some(edits) = &edits {
+        files.push(("edits.png", edits.png.clone()));
+        files.push(("edits.svg", edits.svg.clone().into_bytes()));
+        embedded.push(("edits", Picture::Png(&edits.png)));
+    }
+    if let Some(curves) = &edit_curves {
+        files.push(("edit_curves.png", curves.png.clone()));
+        files.push(("edit_curves.svg", curves.svg.clone().into_bytes()));
+        embedded.push(("edit_curves", Picture::Svg(&curves.svg)));
     }
     files.push(("table.md", table::render(&report, "table.md", &Default::default())?.into_bytes()));
     files.push(("table.tex", table::render(&report, "table.tex", &Default::default())?.into_bytes()));
@@ -133,7 +147,8 @@ fn chosen(
 
 /// Figures of an earlier record that this one does not have.
 fn remove_stale(folder: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
-    let names = ["reconstructions", "worst", "curves", "tradeoff"].map(|name| [format!("{name}.png"), format!("{name}.svg")]);
+    let names = ["reconstructions", "worst", "curves", "tradeoff", "edits", "edit_curves"]
+        .map(|name| [format!("{name}.png"), format!("{name}.svg")]);
     for name in names.as_flattened() {
         let path: PathBuf = folder.join(name);
         if files.iter().all(|(written, _)| written != name) && path.exists() {

@@ -72,6 +72,11 @@ pub fn number(id: &str) -> Result<u64> {
     digits.parse().map_err(|_| Error::internal(format!("the image id \"{id}\" has no number")))
 }
 
+/// Whether the generator itself made the image of this id.
+pub fn is_synthesized(id: &str) -> bool {
+    id.starts_with(SYNTHESIZED)
+}
+
 /// The generator's noise at evaluation, fixed by set and image number: target and reconstruction share it.
 pub fn evaluation_noise(generator: &dyn Generator, set: &str, seed: u64, ids: &[u64], device: &Device) -> Result<Vec<Tensor>> {
     Ok(draw_noise(&generator.layout().noise, &Stream::new(seed, &format!("evaluate/{set}/noise of G")), ids, device)?)
@@ -97,17 +102,22 @@ pub fn conditional_origin(generator: &dyn Generator, infos: &[&ImageInfo], seed:
     if generator.layout().classes == 0 {
         return Ok(None);
     }
-    if let Some(info) = infos.iter().find(|i| !i.id.starts_with(SYNTHESIZED)) {
+    if let Some(info) = infos.iter().find(|i| !is_synthesized(&i.id)) {
         return Err(Error::usage(format!("the image \"{}\" has no known class, which a conditional generator needs", info.id)));
     }
     let ids = infos.iter().map(|i| number(&i.id)).collect::<Result<Vec<_>>>()?;
     origin(generator, seed, &ids, device).map(Some)
 }
 
+/// What the generator made them from: rows of w [n, rows, w_dim], or its flat latent.
+pub fn synthesized_latents(generator: &dyn Generator, seed: u64, ids: &[u64], device: &Device) -> Result<Tensor> {
+    let Origin { z, classes } = origin(generator, seed, ids, device)?;
+    Ok(generator.truncate(&generator.map(&z, classes.as_ref())?, PSI, generator.layout().rows / 2, None)?)
+}
+
 /// Held-out images [n, 3, r, r] of the generator, nominally in [-1, 1]; `set` chooses their noise.
 pub fn synthesized(generator: &dyn Generator, set: &str, seed: u64, ids: &[u64], device: &Device) -> Result<Tensor> {
-    let Origin { z, classes } = origin(generator, seed, ids, device)?;
-    let latent = generator.truncate(&generator.map(&z, classes.as_ref())?, PSI, generator.layout().rows / 2, None)?;
+    let latent = synthesized_latents(generator, seed, ids, device)?;
     let noise = evaluation_noise(generator, set, seed, ids, device)?;
     Ok(generator.synthesize(&latent, &Synthesis { noise: Some(&noise), ..Default::default() })?)
 }

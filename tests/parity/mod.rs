@@ -3,6 +3,7 @@
 
 mod baselines;
 mod containers;
+mod editing;
 mod encoders;
 mod generators;
 mod harness;
@@ -20,6 +21,7 @@ fn checks() -> Vec<Check> {
     [
         baselines::CHECKS,
         containers::CHECKS,
+        editing::CHECKS,
         encoders::CHECKS,
         generators::CHECKS,
         metrics::CHECKS,
