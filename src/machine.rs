@@ -121,7 +121,22 @@ fn cuda(ordinal: usize) -> Result<Device> {
     // Without a driver the CUDA binding panics instead of returning an error.
     match std::panic::catch_unwind(|| crate::ops::cuda::open(ordinal)) {
         Ok(Ok(device)) => Ok(device),
-        Ok(Err(e)) => Err(Error::resource(format!("cuda:{ordinal}: no such CUDA device: {}", e.to_string().lines().next().unwrap_or("")))),
+        Ok(Err(e)) => {
+            let text = e.to_string();
+            let text = text.lines().next().unwrap_or("");
+            let why = match text {
+                // What the stand-ins of scripts/cuda-shim.c answer where a library is missing.
+                _ if text.contains("CUDA_ERROR_NO_DEVICE") => {
+                    "no CUDA driver or card was found on this machine; use --device cpu".to_string()
+                }
+                _ if text.contains("NOT_INITIALIZED") || text.contains("INITIALIZATION_FAILED") => {
+                    "libcublas.so.13 or libcurand.so.10 was not found, or does not start; LD_LIBRARY_PATH must name their folders"
+                        .to_string()
+                }
+                _ => format!("no such CUDA device: {text}"),
+            };
+            Err(Error::resource(format!("cuda:{ordinal}: {why}")))
+        }
         Err(_) => Err(Error::resource(format!("cuda:{ordinal}: no CUDA driver was found on this machine; use --device cpu"))),
     }
 }
