@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_int;
 
 use candle_core::backend::BackendStorage;
@@ -169,16 +170,15 @@ pub(super) fn product(product: Product, g: &Geometry, a: &Tensor, b: &Tensor) ->
     let device = a.device().as_cuda_device()?.clone();
     LIBRARIES.with(|libraries| {
         let mut libraries = libraries.borrow_mut();
-        if !libraries.contains_key(&device.id()) {
-            libraries.insert(device.id(), Library::open(&device)?);
-        }
-        let Some(library) = libraries.get_mut(&device.id()) else { bail!("cuDNN is not open") };
-        let key = (product, *g, super::exact());
-        if !library.plans.contains_key(&key) {
-            library.plans.insert(key, Plan::new(library.handle, product, g, key.2)?);
-        }
-        let Library { handle, plans, workspace } = library;
-        let Some(plan) = plans.get(&key) else { bail!("cuDNN has no plan") };
+        let Library { handle, plans, workspace } = match libraries.entry(device.id()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Library::open(&device)?),
+        };
+        let exact = super::exact();
+        let plan = match plans.entry((product, *g, exact)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Plan::new(*handle, product, g, exact)?),
+        };
         let Some((algorithm, bytes)) = plan.algorithm else { return Ok(None) };
         if workspace.as_ref().is_none_or(|w| w.len() < bytes) {
             // The old one first: its memory may serve the new one.
