@@ -127,6 +127,7 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     pub cards: Vec<Card>,
     cost: crate::spec::profile::Cost,
+    recompute: bool,
 }
 
 /// What a card contributes to a key: its weights and whatever decides how they are used.
@@ -155,7 +156,8 @@ impl Plan {
             None => format!("{}.{}", resolved.name, resolved.profile),
             Some(s) => format!("{}.{}.seed{s}", resolved.name, resolved.profile),
         };
-        let mut plan = Plan { run, stages: Vec::new(), cards, cost: profile.cost.clone(), resolved: resolved.clone() };
+        let mut plan =
+            Plan { run, stages: Vec::new(), cards, cost: profile.cost.clone(), recompute: profile.recompute, resolved: resolved.clone() };
         let images = resolved.sets.iter().map(|s| s.images as u64).sum::<u64>();
         for subject in &subjects {
             let named = |title: &str| subject.name.map_or(title.to_string(), |name| format!("{title}, {name}"));
@@ -362,8 +364,12 @@ impl Plan {
                 Some(refinement) if stages::reconstruct::one_by_one(Some(refinement)) => 1,
                 _ => batch,
             };
-            let share = if graph { 1.0 } else { 0.25 };
-            let memory = (cost.memory_fixed_mb + share * cost.memory_per_image_mb * batch as f64) * 1e6;
+            let per_image = match &stage.spec {
+                StageSpec::Train(_) if self.recompute => cost.recomputed_per_image_mb.unwrap_or(cost.memory_per_image_mb),
+                _ if graph => cost.memory_per_image_mb,
+                _ => 0.25 * cost.memory_per_image_mb,
+            };
+            let memory = (cost.memory_fixed_mb + per_image * batch as f64) * 1e6;
             e.memory = e.memory.max(memory as u64);
             e.disk += disk as u64;
         }

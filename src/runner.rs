@@ -31,6 +31,8 @@ pub struct Runner<'a> {
     pub device: &'a Device,
     pub progress: &'a Progress,
     pub checkpoint_every: Duration,
+    /// As [`StageContext::recompute`].
+    pub recompute: bool,
 }
 
 /// What a run leaves.
@@ -107,6 +109,7 @@ impl Runner<'_> {
             inputs,
             checkpoint_every: self.checkpoint_every,
             side_by_side,
+            recompute: self.recompute,
         };
         let result = match &stage.spec {
             StageSpec::Sample(spec) => stages::sample::run(spec, &mut context),

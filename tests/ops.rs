@@ -257,6 +257,43 @@ fn cases() -> Vec<Case> {
             t[0].broadcast_mul(&constant([1.0, -2.0, 0.5])?)?.broadcast_add(&constant([0.1, 0.2, 0.3])?)
         },
     ));
+    // A factor per map, one for all samples, without offset, on 1x1 maps.
+    for (scale, shift, side) in [([2, 3], [2, 3], 4), ([1, 3], [2, 3], 3), ([2, 3], [1, 3], 1)] {
+        let factor = |t: &Tensor| t.unsqueeze(2)?.unsqueeze(3);
+        all.push(case(
+            "modulate",
+            &[&[2, 3, side, side + 1], &scale, &shift],
+            |t| ops::modulate(&t[0], &t[1], Some(&t[2])),
+            move |t| t[0].broadcast_mul(&factor(&t[1])?)?.broadcast_add(&factor(&t[2])?),
+        ));
+        all.push(case(
+            "modulate, no offset",
+            &[&[2, 3, side, 2], &scale],
+            |t| ops::modulate(&t[0], &t[1], None),
+            move |t| t[0].broadcast_mul(&factor(&t[1])?),
+        ));
+    }
+    for shape in [&[2, 3, 4, 5][..], &[3, 1], &[1, 2, 40]] {
+        let rows = |t: &Tensor| t.flatten_from(1);
+        all.push(case(
+            "sample_products",
+            &[shape, shape],
+            |t| ops::sample_products(&t[0], &t[1]),
+            move |t| {
+                let (x, y) = (rows(&t[0])?, rows(&t[1])?);
+                Tensor::stack(&[(&x - &y)?.sqr()?.sum(1)?, (&x * &y)?.sum(1)?, x.sqr()?.sum(1)?, y.sqr()?.sum(1)?], 0)
+            },
+        ));
+        all.push(case(
+            "softmax_kl",
+            &[shape, shape],
+            |t| ops::softmax_kl(&t[0], &t[1]),
+            move |t| {
+                let (p, q) = (candle_nn::ops::log_softmax(&rows(&t[0])?, 1)?, candle_nn::ops::log_softmax(&rows(&t[1])?, 1)?);
+                (p.exp()? * (p - q)?)?.sum(1)
+            },
+        ));
+    }
     all.push(case("mse", &[&[2, 3, 17], &[2, 3, 17]], |t| ops::mse(&t[0], &t[1]), |t| (&t[0] - &t[1])?.sqr()?.mean_all()));
     all.push(case(
         "ssim_products",
@@ -394,6 +431,17 @@ fn gradients_at_the_awkward_points() {
     assert!(g[0] == 0.0 && g[2] == 0.0 && g[1] != 0.0 && g.iter().all(|g| g.is_finite()), "{g:?}");
     let y = ops::unit_normalize(&Tensor::from_slice(&two, (1, 2, 2), CPU).unwrap(), 1e-10).unwrap();
     close("unit vectors", &y, &Tensor::new(&[[[0.0, 0.6], [0.0, 0.8]]], CPU).unwrap(), 1e-9);
+    // Equal and all-zero samples: no difference, no gradient that is not a number.
+    let zero = Tensor::zeros((1, 4), DType::F64, CPU).unwrap();
+    assert_eq!(grad_of(|x| ops::sample_products(x, &zero)?.get(0), &[0.0; 4], &[1, 4]), [0.0; 4]);
+    assert_eq!(grad_of(|x| ops::softmax_kl(x, &zero), &[0.0; 4], &[1, 4]), [0.0; 4]);
+    // Far from the largest logit the share is 0, not a denormal or NaN; alone it is 1.
+    let far = [0.0, -200.0, -1e30, -60.0];
+    assert!(grad_of(|x| ops::softmax_kl(x, &zero), &far, &[1, 4]).iter().all(|g| g.is_finite()));
+    let single = Tensor::from_slice(&far.map(|v| v as f32), (1, 4), CPU).unwrap();
+    let logs = ops::log_softmax(&single).unwrap();
+    close("log softmax", &logs, &single, 1e-6);
+    assert_eq!(flat(&ops::log_softmax(&single.narrow(1, 1, 1).unwrap()).unwrap()), [0.0]);
     // Ties go to the first maximum; a dropped row and column get nothing.
     assert_eq!(grad_of(ops::max_pool2, &[1.0, 1.0, 1.0, 1.0], &[1, 1, 2, 2]), [1.0, 0.0, 0.0, 0.0]);
     assert_eq!(grad_of(ops::max_pool2, &[0.0, 1.0, 9.0, 1.0, 1.0, 9.0, 9.0, 9.0, 9.0], &[1, 1, 3, 3])[1], 1.0);
@@ -420,6 +468,25 @@ fn large() -> Vec<Case> {
         case("unit_normalize", &[&[4, 16, 32, 32]], |t| ops::unit_normalize(&t[0], 1e-10), |t| Ok(t[0].clone())),
         case("mse", &[&[4, 16, 32, 32], &[4, 16, 32, 32]], |t| ops::mse(&t[0], &t[1]), |t| Ok(t[0].clone())),
         case("log_softmax", &[&[4, 16, 32, 32]], |t| ops::log_softmax(&t[0]), |t| Ok(t[0].clone())),
+        case("sample_products", &[&[3, 5, 90, 91], &[3, 5, 90, 91]], |t| ops::sample_products(&t[0], &t[1]), |t| Ok(t[0].clone())),
+        case("softmax_kl", &[&[4, 16, 32, 32], &[4, 16, 32, 32]], |t| ops::softmax_kl(&t[0], &t[1]), |t| Ok(t[0].clone())),
+        case("style_stats", &[&[4, 16, 32, 32]], |t| ops::style_stats(&t[0]), |t| Ok(t[0].clone())),
+        case("pixel_norm", &[&[4, 16, 32, 32]], |t| ops::pixel_norm(&t[0], 1e-8), |t| Ok(t[0].clone())),
+        case("avg_pool2", &[&[4, 16, 33, 32]], |t| ops::avg_pool2(&t[0]), |t| Ok(t[0].clone())),
+        case("fir", &[&[4, 16, 32, 32]], |t| ops::fir(&t[0], &[1.0, 3.0, 3.0, 1.0], 2, 1, 2, 1, 4.0), |t| Ok(t[0].clone())),
+        case("mix", &[&[4, 16, 32, 32], &[4, 16, 32, 32]], |t| ops::mix(&t[0], 0.1, &t[1], 0.9), |t| Ok(t[0].clone())),
+        case("modulate", &[&[4, 16, 32, 32], &[4, 16], &[1, 16]], |t| ops::modulate(&t[0], &t[1], Some(&t[2])), |t| Ok(t[0].clone())),
+        case(
+            "matmul_resize",
+            &[&[4, 16, 32, 32]],
+            |t| {
+                let of = |name: &str| normal(name, &[48, 32]).to_dtype(t[0].dtype());
+                ops::matmul_resize(&t[0], &of("rh")?, &of("rw")?)
+            },
+            |t| Ok(t[0].clone()),
+        ),
+        case("ssim_products", &[&[4, 3, 64, 64], &[4, 3, 64, 64]], |t| ops::ssim_products(&t[0], &t[1]), |t| Ok(t[0].clone())),
+        case("ssim_map", &[&[4, 3, 54, 54], &[12, 3, 54, 54]], |t| ops::ssim_map(&t[0], &t[1], 30.0, 90.0), |t| Ok(t[0].clone())),
     ];
     for (x, w, stride, pad) in [
         ([8, 16, 32, 32], [32, 16, 3, 3], 1, 1),
@@ -427,6 +494,11 @@ fn large() -> Vec<Case> {
         ([16, 64, 4, 4], [64, 64, 3, 3], 1, 1),
         ([8, 48, 64, 64], [3, 48, 1, 1], 1, 0),
         ([8, 32, 16, 16], [32, 32, 4, 4], 2, 1),
+        ([2, 8, 33, 35], [12, 8, 3, 3], 2, 1),
+        ([2, 8, 32, 34], [12, 8, 3, 3], 2, 0),
+        ([2, 6, 17, 40], [9, 6, 4, 4], 2, 1),
+        ([3, 5, 12, 13], [7, 5, 2, 2], 2, 2),
+        ([2, 16, 24, 24], [8, 16, 1, 1], 2, 0),
         ([2, 20, 37, 41], [19, 20, 3, 3], 1, 1),
         ([2, 70, 40, 32], [9, 70, 3, 3], 1, 1),
         ([2, 6, 36, 8], [5, 6, 1, 1], 1, 0),
@@ -447,12 +519,14 @@ fn large() -> Vec<Case> {
             move |t| plain_lrelu(&add_bias(&t[0].conv2d(&t[1], 1, 1, 1, 1)?, &t[2])?, slope),
         ));
     }
-    all.push(case(
-        "conv_transpose2d",
-        &[&[8, 64, 16, 16], &[64, 32, 4, 4]],
-        |t| ops::conv_transpose2d(&t[0], &t[1], None, 2, 1),
-        |t| t[0].conv_transpose2d(&t[1], 1, 0, 2, 1),
-    ));
+    for (x, w, pad) in [([8, 64, 16, 16], [64, 32, 4, 4], 1), ([2, 12, 17, 19], [12, 6, 3, 3], 0), ([2, 12, 9, 8], [12, 5, 3, 3], 1)] {
+        all.push(case(
+            "conv_transpose2d",
+            &[&x, &w, &[w[1]]],
+            move |t| ops::conv_transpose2d(&t[0], &t[1], Some(&t[2]), 2, pad),
+            move |t| add_bias(&t[0].conv_transpose2d(&t[1], pad, 0, 2, 1)?, &t[2]),
+        ));
+    }
     all
 }
 
@@ -486,6 +560,20 @@ fn results_do_not_depend_on_the_thread_count() {
             assert!(bits(&c, threads) == one, "{}: {threads} threads give another result than one", c.name);
         }
     }
+}
+
+/// The vectorised exponential of f32 against f64, over its whole range.
+#[test]
+fn softmax_in_single_precision_is_exact_to_rounding() {
+    let logits: Vec<f64> = (0..4001).map(|i| f64::from(-(i as f32) / 47.0)).collect();
+    let exact = Tensor::from_slice(&logits, (1, logits.len()), CPU).unwrap();
+    let weights = normal("weights", &[1, logits.len()]);
+    let op: Op = Box::new(|t| ops::log_softmax(&t[0]));
+    let want = gradients(&op, std::slice::from_ref(&exact), &weights);
+    let single = |t: &Tensor| t.to_dtype(DType::F32).unwrap();
+    let got = gradients(&op, &[single(&exact)], &single(&weights));
+    close("values", &op(&[single(&exact)]).unwrap(), &op(std::slice::from_ref(&exact)).unwrap(), 3e-7);
+    close("gradient", &got[0], &want[0], 3e-6);
 }
 
 #[test]
@@ -543,15 +631,18 @@ fn a_recomputed_segment_gives_the_same_bits() {
         move |t: &[Tensor]| {
             calls.fetch_add(1, Ordering::Relaxed);
             let x = ops::adain(&ops::conv2d(&t[0], &t[1], None, 1, 1)?, &t[2], 1e-5)?;
-            ops::avg_pool2(&ops::conv2d_lrelu(&x, &frozen, None, 1, 1, 0.2)?)
+            Ok(vec![ops::avg_pool2(&ops::conv2d_lrelu(&x, &frozen, None, 1, 1, 0.2)?)?])
         }
     };
     let inputs = [single("x", &[2, 3, 8, 8]), single("w", &[4, 3, 3, 3]), single("s", &[2, 8])];
     let weights = single("weights", &[2, 5, 4, 4]);
-    let plain: Op = Box::new(segment.clone());
+    let plain: Op = {
+        let segment = segment.clone();
+        Box::new(move |t| Ok(segment(t)?.remove(0)))
+    };
     let again: Op = {
         let segment = segment.clone();
-        Box::new(move |t| ops::recompute(&[&t[0], &t[1], &t[2]], segment.clone()))
+        Box::new(move |t| Ok(ops::recompute(&[&t[0], &t[1], &t[2]], segment.clone())?.remove(0)))
     };
     close("value", &again(&inputs).unwrap(), &plain(&inputs).unwrap(), 0.0);
     calls.store(0, Ordering::Relaxed);
@@ -563,15 +654,54 @@ fn a_recomputed_segment_gives_the_same_bits() {
     }
     // Only the second input is a variable; then only the first.
     let w = Var::from_tensor(&inputs[1]).unwrap();
-    let loss = (ops::recompute(&[&inputs[0], w.as_tensor(), &inputs[2]], segment.clone()).unwrap() * &weights).unwrap();
+    let loss = (&ops::recompute(&[&inputs[0], w.as_tensor(), &inputs[2]], segment.clone()).unwrap()[0] * &weights).unwrap();
     let grads = loss.sum_all().unwrap().backward().unwrap();
     close("weight", grads.get(&w).unwrap(), &got[1], 0.0);
     let x = Var::from_tensor(&inputs[0]).unwrap();
-    let loss = (ops::recompute(&[x.as_tensor(), &inputs[1], &inputs[2]], segment).unwrap() * &weights).unwrap();
+    let loss = (&ops::recompute(&[x.as_tensor(), &inputs[1], &inputs[2]], segment).unwrap()[0] * &weights).unwrap();
     close("input", loss.sum_all().unwrap().backward().unwrap().get(&x).unwrap(), &got[0], 0.0);
-    // A variable that is no input would silently get no gradient.
-    let hidden = x.as_tensor().clone();
-    assert!(ops::recompute(&[&inputs[0]], move |t| &t[0] + &hidden).is_err());
+}
+
+/// A chain with two results per link that reads variables beside its inputs: the same bits with and without recomputation, with the graph
+/// kept or freed, and no second backward pass through a freed one.
+#[test]
+fn segments_read_variables_and_have_several_results() {
+    let single = |name: &str, shape: &[usize]| normal(name, shape).to_dtype(DType::F32).unwrap();
+    let vars: Vec<Var> = (0..6).map(|i| Var::from_tensor(&single(&format!("w{i}"), &[4, 4, 3, 3])).unwrap()).collect();
+    let bias: Vec<Var> = (0..3).map(|i| Var::from_tensor(&single(&format!("b{i}"), &[4])).unwrap()).collect();
+    let x = Var::from_tensor(&single("x", &[2, 4, 8, 8])).unwrap();
+    let loss = |on: bool| -> Result<Tensor> {
+        ops::recomputing(on, || {
+            let (mut x, mut total) = (x.as_tensor().clone(), Tensor::zeros((), DType::F32, CPU)?);
+            for (pair, b) in vars.chunks(2).zip(&bias) {
+                let (v, w, b) = (pair[0].as_tensor().clone(), pair[1].as_tensor().clone(), b.as_tensor().clone());
+                let run = move |t: &[Tensor]| {
+                    let y = ops::conv2d_lrelu(&t[0], &v, Some(&b), 1, 1, 0.2)?;
+                    let (y, stats) = ops::instance_norm_stats(&ops::conv2d(&y, &w, Some(&b), 1, 1)?, 1e-5)?;
+                    Ok(vec![ops::mix(&y, 0.5, &t[0], 0.5)?, stats])
+                };
+                let results = ops::segment(&[&x], run)?;
+                total = (total + results[1].sqr()?.sum_all()?)?;
+                x = results[0].clone();
+            }
+            total + x.sqr()?.mean_all()?
+        })
+    };
+    let all: Vec<&Var> = vars.iter().chain(&bias).chain([&x]).collect();
+    let plain = loss(false).unwrap();
+    let want = plain.backward().unwrap();
+    for (on, once) in [(true, false), (false, true), (true, true)] {
+        let loss = loss(on).unwrap();
+        close("loss", &loss, &plain, 0.0);
+        let grads = if once { ops::backward(&loss).unwrap() } else { loss.backward().unwrap() };
+        for (i, v) in all.iter().enumerate() {
+            close(&format!("variable {i}, recomputing {on}, freed {once}"), grads.get(v).unwrap(), want.get(v).unwrap(), 0.0);
+        }
+        match once {
+            true => assert!(loss.backward().is_err(), "a freed graph"),
+            false => close("again", loss.backward().unwrap().get(&x).unwrap(), want.get(&x).unwrap(), 0.0),
+        }
+    }
 }
 
 #[test]

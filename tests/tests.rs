@@ -14,6 +14,7 @@ mod generators;
 mod images;
 #[cfg(feature = "emulate-cuda")]
 mod kernels;
+mod memory;
 mod metrics;
 mod mini;
 mod new_gan;

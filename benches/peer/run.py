@@ -1,7 +1,8 @@
-"""Interleaves the mini training step of this crate and of PyTorch on the same cores and prints medians and their ratio.
+"""Interleaves a training step of this crate and of PyTorch on the same cores and prints medians, their ratio, and the memory of a step.
 
     cargo bench --bench step --no-run            # builds; the path of the binary is printed
-    python benches/peer/run.py target/release/deps/step-<hash> --python <python with torch> [--rounds 30] [--threads 2]
+    python benches/peer/run.py target/release/deps/step-<hash> --python <python with torch> [--rounds 30] [--threads 2] [--size true256]
+    ... --ops                                    # single operations
 """
 import argparse
 import json
@@ -33,9 +34,10 @@ def main():
     p.add_argument("--rounds", type=int, default=30)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--ops", action="store_true", help="a table of single operations instead of the step")
+    p.add_argument("--size", choices=["mini", "true256"], default="mini")
     a = p.parse_args()
-    ours = Side([a.binary, "--serve"], a.threads)
-    torch = Side([a.python, str(HERE / "step.py"), str(a.threads)], a.threads)
+    start = lambda: (Side([a.binary, "--serve", a.size], a.threads), Side([a.python, str(HERE / "step.py"), str(a.threads), a.size], a.threads))
+    ours, torch = start()
     if a.ops:
         print("| operation, forward + backward | ours ms | PyTorch ms | ratio |\n|---|---|---|---|")
         for i in range(int(ours.ask("ops")[0])):
@@ -47,13 +49,13 @@ def main():
         return
     losses = ours.ask("loss")[0], torch.ask("loss")[0]
     assert abs(losses[0] / losses[1] - 1) < 1e-3, f"the two steps differ: losses {losses}"
-    for _ in range(3):
+    for _ in range(3 if a.size == "mini" else 1):
         ours.ask("step"), torch.ask("step")
     rows = []
     for i in range(a.rounds):
         pair = (ours.ask("step"), torch.ask("step")) if i % 2 else (torch.ask("step"), ours.ask("step"))[::-1]
         rows.append(pair)
-    report = {"threads": a.threads, "rounds": a.rounds, "loss": losses}
+    report = {"size": a.size, "threads": a.threads, "rounds": a.rounds, "loss": losses}
     # Wall time is what a user waits for; processor time tells the truth on a machine that others use at the same time.
     for k, kind in enumerate(("wall", "cpu")):
         ours_ms, torch_ms = [r[0][k] for r in rows], [r[1][k] for r in rows]
@@ -65,6 +67,8 @@ def main():
             "ratio_of_best": round(min(ours_ms) / min(torch_ms), 3),
         }
     report["peak_mb"] = [round(s.ask("peak")[0]) for s in (ours, torch)]
+    # Fresh processes: what the first five steps add to the resident memory, and what is in use at one time.
+    report["step_memory_mb"] = {name: [round(v) for v in side.ask("memory")] for name, side in zip(("ours", "torch"), start())}
     print(json.dumps(report, indent=1))
 
 

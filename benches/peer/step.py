@@ -7,10 +7,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-BATCH, W_DIM, SLOPE = 8, 128, 0.2
-GENERATOR = [64, 64, 64, 32, 16]
-ENCODER = [16, 32, 64, 64, 64]
-FEATURES = [(8, 2), (16, 2), (32, 3), (64, 3), (64, 3)]
+SLOPE, FUSED_FROM = 0.2, 128
+# batch, w, generator, encoder, features
+SIZES = {
+    "mini": (8, 128, [64, 64, 64, 32, 16], [16, 32, 64, 64, 64], [(8, 2), (16, 2), (32, 3), (64, 3), (64, 3)]),
+    "true256": (1, 512, [512, 512, 512, 512, 256, 128, 64], [64, 128, 256, 512, 512, 512, 512], [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]),
+}
+BATCH, W_DIM, GENERATOR, ENCODER, FEATURES = SIZES[sys.argv[2] if len(sys.argv) > 2 else "mini"]
+SIDE = 2 << len(GENERATOR)
 
 
 def formula(seed, shape, std):
@@ -53,13 +57,18 @@ def blur(x):
     return F.conv2d(x, BLUR.expand(c, 1, 3, 3), padding=1, groups=c)
 
 
+def spread(w):
+    p = F.pad(w, (1, 1, 1, 1))
+    return p[:, :, 1:, 1:] + p[:, :, :-1, 1:] + p[:, :, 1:, :-1] + p[:, :, :-1, :-1]
+
+
 class Generator:
     def __init__(self, m):
         self.mapping = [m.fc(W_DIM, W_DIM) for _ in range(8)]
         self.constant = m.make([1, GENERATOR[0], 4, 4], 1.0)
         self.blocks, last = [], GENERATOR[0]
         for i, c in enumerate(GENERATOR):
-            up = m.conv(c, last, 3) if i else None
+            up = None if not i else m.make([last, c, 3, 3], (2 / (9 * last)) ** 0.5) if 4 << i >= FUSED_FROM else m.conv(c, last, 3)
             first = m.layer(c, 2 * c, W_DIM)
             conv = m.conv(c, c, 3)
             self.blocks.append((up, first, conv, m.layer(c, 2 * c, W_DIM)))
@@ -83,7 +92,10 @@ class Generator:
         x = self.constant.expand(w.shape[0], -1, -1, -1)
         for i, (up, first, conv, second) in enumerate(self.blocks):
             if up is not None:
-                x = blur(F.conv2d(F.interpolate(x, scale_factor=2), up, padding=1))
+                if 4 << i >= FUSED_FROM:
+                    x = blur(F.conv_transpose2d(x, spread(up), stride=2, padding=1))
+                else:
+                    x = blur(F.conv2d(F.interpolate(x, scale_factor=2), up, padding=1))
             x = layer(x, first, 2 * i)
             x = layer(F.conv2d(x, conv, padding=1), second, 2 * i + 1)
         return F.conv2d(x, *self.rgb)
@@ -121,8 +133,10 @@ class Encoder:
             y = F.instance_norm(y, eps=1e-5)
             if second is not None:
                 conv2, strength2, bias2 = second
-                y = F.leaky_relu(F.conv2d(blur(y), conv2, padding=1) + strength2 * noise[2 * i + 1] + bias2, SLOPE)
-                y, r = F.avg_pool2d(y, 2), F.avg_pool2d(r, 2)
+                fused = y.shape[2] >= FUSED_FROM
+                y = F.conv2d(blur(y), spread(conv2) * 0.25, stride=2, padding=1) if fused else F.conv2d(blur(y), conv2, padding=1)
+                y = F.leaky_relu(y + strength2 * noise[2 * i + 1] + bias2, SLOPE)
+                y, r = y if fused else F.avg_pool2d(y, 2), F.avg_pool2d(r, 2)
             if skip is not None:
                 r = F.conv2d(r, *skip)
             x = 0.111 * y + 0.889 * r
@@ -181,7 +195,9 @@ class Step:
         frozen, trained = Maker(0, False), Maker(1000, True)
         self.generator, self.features = Generator(frozen), Features(frozen)
         self.encoder = Encoder(trained)
-        up, down = [4 << i // 2 for i in range(10)], [64 >> i // 2 for i in range(10)]
+        layers = range(2 * len(GENERATOR))
+        up, down = [4 << i // 2 for i in layers], [SIDE >> i // 2 for i in layers]
+        down = [r // 2 if i % 2 and r >= FUSED_FROM else r for i, r in enumerate(down)]
         self.noise = [[formula(s + i, [BATCH, 1, r, r], 1.0) for i, r in enumerate(sizes)] for s, sizes in ((9100, up), (9200, down), (9300, up))]
         self.z = formula(9000, [BATCH, W_DIM], 1.0)
         self.optimizer = torch.optim.Adam(trained.vars, 0.0015, (0.0, 0.99), 1e-8)
@@ -201,9 +217,9 @@ class Step:
         latent, constant = self.encoder.forward(x, self.noise[1])
         y = self.generator.image(latent, self.noise[2])
         loss = self.attention(x, y)
-        for m, mu in ((48, 5), (44, 9)):
-            s = (64 - m) // 2
-            view = lambda v: F.interpolate(v[:, :, s:s + m, s:s + m], size=64, mode="bilinear", align_corners=False)
+        for m, mu in ((SIDE * 3 // 4, 5), (SIDE * 11 // 16, 9)):
+            s = (SIDE - m) // 2
+            view = lambda v: F.interpolate(v[:, :, s:s + m, s:s + m], size=SIDE, mode="bilinear", align_corners=False)
             loss = loss + mu * self.attention(view(x), view(y))
         target = self.generator.constant.expand_as(constant)
         return loss + 0.01 * vectors(w, latent) + 0.01 * vectors(target, constant)
@@ -214,6 +230,31 @@ class Step:
         loss.backward()
         self.optimizer.step()
         return loss.item()
+
+
+def status(key):
+    with open("/proc/self/status") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith(key + ":")) * 1024 / 1e6
+
+
+def memory(step):
+    """Megabytes that five steps need above what is there before them: resident, and tensors in use at one time."""
+    with open("/proc/self/clear_refs", "w") as f:
+        f.write("5")
+    before = status("VmRSS")
+    for _ in range(5):
+        step.run()
+    resident = status("VmHWM") - before
+    # Gradients of the last step are still there; the profiler counts from here.
+    step.optimizer.zero_grad()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as p:
+        step.run()
+    events = sorted((e for e in p.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    now = most = 0
+    for e in events:
+        now += e.nbytes()
+        most = max(most, now)
+    return resident, most / 1e6
 
 
 if __name__ == "__main__":
@@ -235,5 +276,7 @@ if __name__ == "__main__":
             for _ in range(5):
                 single.run(every[int(request[3:])])
             print((time.perf_counter() - start) * 1e3 / 5, (time.process_time() - cpu) * 1e3 / 5, flush=True)
+        elif request == "memory":
+            print(*memory(step), flush=True)
         elif request == "peak":
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, flush=True)

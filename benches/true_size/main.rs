@@ -1,8 +1,9 @@
 //! One training step at the paper's true sizes, with weights drawn from a seed: seconds, peak memory, finite losses.
 //!
 //! `cargo bench --bench true_size` measures every cell of the paper profile of `gan_reconstruction`, and PGGAN at 256 px, each in a process
-//! of its own, and writes results/bench/true_size.md (`-- --out FILE` elsewhere; `-- CELL ...` measures some; `-- --device cuda:0`). A cell
-//! whose estimated memory exceeds what the machine has free is not started; its row says the estimated bytes.
+//! of its own, and writes results/bench/true_size.md (`-- --out FILE` elsewhere; `-- CELL ...` measures some; `-- --device cuda:0`;
+//! `-- --recompute true` with inner maps computed again in the backward pass). A cell whose estimated memory exceeds what the machine has
+//! free is not started; its row says the estimated bytes.
 //!
 //! The step is the loop body of `stages::train`: sample, E(x), G(E(x)), losses, optimizer. The first step of a process is measured, with
 //! everything that it allocates.
@@ -82,19 +83,23 @@ fn run(mut args: Vec<String>) -> Result<()> {
         (at < args.len()).then(|| args.remove(at))
     };
     let one = option("--one");
+    let recompute = option("--recompute").is_some_and(|v| v == "true");
     let device = option("--device").unwrap_or_else(|| "cpu".into());
     let out = option("--out").unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/results/bench/true_size.md").into());
     let cells = cells()?;
     if let Some(name) = one {
         let cell = cells.iter().find(|c| c.name == name).ok_or_else(|| Error::usage(format!("no cell is called {name}")))?;
-        println!("{}", serde_json::to_string(&measure(cell, &machine::device(&device)?)?).map_err(|e| Error::internal(e.to_string()))?);
+        println!(
+            "{}",
+            serde_json::to_string(&measure(cell, &machine::device(&device)?, recompute)?).map_err(|e| Error::internal(e.to_string()))?
+        );
         return Ok(());
     }
     let mut rows = Vec::new();
     for cell in cells.iter().filter(|c| args.is_empty() || args.contains(&c.name)) {
         let (estimate, available) = (cell.estimate()?, machine::available_memory().unwrap_or(u64::MAX));
         eprintln!("{}: about {:.1} GB estimated, {:.1} GB available", cell.name, gb(estimate), gb(available));
-        let result = if device == "cpu" && estimate > available { None } else { Some(child(cell, &device)?) };
+        let result = if device == "cpu" && estimate > available { None } else { Some(child(cell, &device, recompute)?) };
         let row = cell.row(estimate, available, result.as_ref());
         eprintln!("{row}");
         if let Some(m) = &result {
@@ -221,7 +226,7 @@ fn gb2(bytes: u64) -> String {
     format!("{:.2}", gb(bytes))
 }
 
-fn child(cell: &Cell, device: &str) -> Result<Measured> {
+fn child(cell: &Cell, device: &str, recompute: bool) -> Result<Measured> {
     let program = std::env::current_exe().map_err(|e| Error::internal(e.to_string()))?;
     let folder = tempfile::tempdir().map_err(|e| Error::internal(e.to_string()))?;
     let write = |file: &str, text: String| {
@@ -237,14 +242,17 @@ fn child(cell: &Cell, device: &str) -> Result<Measured> {
          widths = [64, 128, 256, 512, 512]\nclasses = 1000\n[licence]\nname = \"none\"\n"
             .into(),
     )?;
-    let output = Command::new(program).args(["--one", &cell.name, "--device", device]).current_dir(folder.path()).output();
+    let output = Command::new(program)
+        .args(["--one", &cell.name, "--device", device, "--recompute", &recompute.to_string()])
+        .current_dir(folder.path())
+        .output();
     let output = output.map_err(|e| Error::internal(e.to_string()))?;
     let text = String::from_utf8_lossy(&output.stdout);
     serde_json::from_str(text.trim())
         .map_err(|e| Error::internal(format!("{}: {e}: {text}{}", cell.name, String::from_utf8_lossy(&output.stderr))))
 }
 
-fn measure(cell: &Cell, device: &Device) -> Result<Measured> {
+fn measure(cell: &Cell, device: &Device, recompute: bool) -> Result<Measured> {
     let generator = open::generator("true/g", device)?;
     let generator = generator.as_ref();
     let vgg = open::vgg16("true/vgg16", device)?;
@@ -260,7 +268,8 @@ fn measure(cell: &Cell, device: &Device) -> Result<Measured> {
     let start = Instant::now();
     let items: Vec<u64> = (0..cell.batch as u64).collect();
     let sampled = streams.sample(&inversion, None, &items, device)?;
-    let pass = objective::forward(&loss, &inversion.encoder, generator, &sampled.batch(), Which::Live)?;
+    let forward = || objective::forward(&loss, &inversion.encoder, generator, &sampled.batch(), Which::Live);
+    let pass = mtv_bench::ops::recomputing(recompute, forward)?;
     let values: Vec<f64> = pass.losses.values()?.into_iter().map(|(_, v)| v).collect();
     objective::steps(&loss, &pass.losses, &mut optimizer, cell.recipe.optimizer.lr)?;
     let mut finite = values.iter().all(|v| v.is_finite());

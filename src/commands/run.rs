@@ -74,7 +74,8 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
     access.install();
     let progress = Progress::new(quiet);
     let checkpoint_every = Duration::from_secs_f64(profile.checkpoint_seconds);
-    let done = Runner { plan: &plan, store: &store, device: &device, progress: &progress, checkpoint_every }.run()?;
+    let done = Runner { plan: &plan, store: &store, device: &device, progress: &progress, checkpoint_every, recompute: profile.recompute }
+        .run()?;
     if done.executed == 0 {
         progress.note(&format!("{}: nothing to do, all {} stages are cached", plan.run, plan.stages.len()));
     }

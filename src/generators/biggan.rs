@@ -257,8 +257,7 @@ impl BatchNorm {
         };
         let gain = gain.broadcast_div(&(var + self.eps)?.sqrt()?)?;
         let offset = offset.broadcast_sub(&gain.broadcast_mul(&mean)?)?;
-        let shaped = |t: Tensor| t.reshape((t.dim(0)?, t.dim(1)?, 1, 1));
-        ops::relu(&x.broadcast_mul(&shaped(gain)?)?.broadcast_add(&shaped(offset)?)?)
+        ops::relu(&ops::modulate(x, &gain, Some(&offset))?)
     }
 }
 

@@ -8,6 +8,8 @@
 //! One synthesis layer is: nearest upsampling and 3x3 convolution (from 128 px on as one transposed convolution), blur (after
 //! upsampling only), noise times strength, bias, leaky ReLU, instance norm, style `x * (s0 + 1) + s1`.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor, bail};
 
 use super::checkpoint::{Target, Tensors, count, numbered, width_table};
@@ -147,13 +149,24 @@ struct Block {
     rgb_bias: Tensor,
 }
 
+impl Block {
+    /// `rows` are the w of both layers, `noise` their maps and strengths; without it, with `bump`, ALAE's stand-in for `place`.
+    fn forward(&self, x: &Tensor, rows: [&Tensor; 2], noise: Option<[(&Tensor, &Tensor); 2]>, bump: Option<usize>) -> Result<Tensor> {
+        let bumped = |x: Tensor| bump.map_or(Ok(x.clone()), |place| bumped(&x, place));
+        let up = self.up.as_ref().map_or(Ok(x.clone()), |up| up.forward(x))?;
+        let x = self.first.forward(&bumped(up)?, noise.map(|n| n[0]), rows[0])?;
+        let x = bumped(ops::conv2d(&x, &self.conv, None, 1, 1)?)?;
+        self.second.forward(&x, noise.map(|n| n[1]), rows[1])
+    }
+}
+
 /// The network. See [`Generator`] for its use.
 pub struct StyleGan1 {
     layout: Layout,
     mapping: Vec<(Tensor, Tensor)>,
     constant: Tensor,
     strengths: Vec<Tensor>,
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<Block>>,
     stored_noise: Vec<Tensor>,
     centre: Option<Tensor>,
     final_tanh: bool,
@@ -203,14 +216,14 @@ impl StyleGan1 {
             };
             let rgb = gs.pp(format!("to_rgb.{i}.to_rgb"));
             let gain = 1.0 / (c as f64).sqrt();
-            blocks.push(Block {
+            blocks.push(Arc::new(Block {
                 up,
                 first: Epilogue::new(&p, 1, c, cfg.w_dim)?,
                 conv: conv(&p.pp("conv_2"), (c, c, 3, 3), c)?,
                 second: Epilogue::new(&p, 2, c, cfg.w_dim)?,
                 rgb_weight: rgb.get_coef("weight", (cfg.image_channels, c, 1, 1), Init::Normal(gain), gain)?,
                 rgb_bias: rgb.get("bias", cfg.image_channels, Init::Const(0.0))?,
-            });
+            }));
             inputs = c;
         }
         let constant = gs.get("const", (1, layout.channels[0].1, 4, 4), Init::Const(1.0))?;
@@ -250,6 +263,13 @@ impl StyleGan1 {
 
     /// The feature map after each block up to `last`, the first at 4 px.
     pub fn features(&self, latent: &Tensor, with: &Synthesis, last: usize) -> Result<Vec<Tensor>> {
+        let mut features = Vec::new();
+        self.walk(latent, with, last, |x| features.push(x.clone()))?;
+        Ok(features)
+    }
+
+    /// Runs the blocks up to `last` and shows each one's feature map to `each`.
+    fn walk(&self, latent: &Tensor, with: &Synthesis, last: usize, mut each: impl FnMut(&Tensor)) -> Result<()> {
         let (n, rows, w_dim) = latent.dims3()?;
         if (rows, w_dim) != (self.layout.rows, self.layout.w_dim) || last >= self.blocks.len() {
             bail!(
@@ -262,22 +282,24 @@ impl StyleGan1 {
         let row = |i: usize| latent.narrow(1, i, 1)?.squeeze(1)?.contiguous();
         let bump = self.bump && with.noise.is_none();
         let noise = if bump { Vec::new() } else { noise_of(self, with, 2 * (last + 1))? };
-        let noise = |i: usize| noise.get(i).map(|(map, strength)| (map, strength));
         let constant = with.constant.unwrap_or(&self.constant);
         let mut x = constant.broadcast_as((n, constant.dim(1)?, 4, 4))?.contiguous()?;
-        let mut features = Vec::new();
         for (i, block) in self.blocks[..=last].iter().enumerate() {
-            if let Some(up) = &block.up {
-                x = up.forward(&x)?;
-            }
-            x = if bump { bumped(&x, i)? } else { x };
-            x = block.first.forward(&x, noise(2 * i), &row(2 * i)?)?;
-            x = ops::conv2d(&x, &block.conv, None, 1, 1)?;
-            x = if bump { bumped(&x, i)? } else { x };
-            x = block.second.forward(&x, noise(2 * i + 1), &row(2 * i + 1)?)?;
-            features.push(x.clone());
+            let rows = [row(2 * i)?, row(2 * i + 1)?];
+            x = match noise.get(2 * i..2 * i + 2) {
+                Some([(map, strength), (map_2, strength_2)]) => {
+                    let (block, maps) = (block.clone(), [map.clone(), map_2.clone()]);
+                    let run = move |t: &[Tensor]| {
+                        let noise = [(&maps[0], &t[3]), (&maps[1], &t[4])];
+                        Ok(vec![block.forward(&t[0], [&t[1], &t[2]], Some(noise), None)?])
+                    };
+                    ops::segment(&[&x, &rows[0], &rows[1], strength, strength_2], run)?.swap_remove(0)
+                }
+                _ => block.forward(&x, [&rows[0], &rows[1]], None, bump.then_some(i))?,
+            };
+            each(&x);
         }
-        Ok(features)
+        Ok(())
     }
 
     fn to_rgb(&self, block: usize, x: &Tensor) -> Result<Tensor> {
@@ -301,10 +323,13 @@ impl Generator for StyleGan1 {
 
     fn synthesize(&self, latent: &Tensor, with: &Synthesis) -> Result<Tensor> {
         let Stage { last, blend } = with.stage.unwrap_or(Stage { last: self.blocks.len() - 1, blend: 1.0 });
-        let features = self.features(latent, with, last)?;
-        let mut image = self.to_rgb(last, &features[last])?;
-        if last > 0 && blend < 1.0 {
-            let before = ops::upsample2(&self.to_rgb(last - 1, &features[last - 1])?)?;
+        // The two last maps; no other is held for longer than it is needed.
+        let mut maps = [None, None];
+        self.walk(latent, with, last, |x| maps = [maps[1].take(), Some(x.clone())])?;
+        let [before, Some(x)] = maps else { bail!("StyleGANv1: a network without blocks") };
+        let mut image = self.to_rgb(last, &x)?;
+        if let (Some(before), true) = (before, blend < 1.0) {
+            let before = ops::upsample2(&self.to_rgb(last - 1, &before)?)?;
             image = ((image * blend)? + (before * (1.0 - blend))?)?;
         }
         if self.final_tanh { image.tanh() } else { Ok(image) }

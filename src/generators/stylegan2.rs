@@ -118,9 +118,8 @@ struct Layer {
 impl Layer {
     /// The gain sqrt(2) behind the leaky ReLU is put on everything in front of it: leaky ReLU is positively homogeneous.
     fn forward(&self, x: &Tensor, noise: &(Tensor, Tensor), row: &Tensor) -> Result<Tensor> {
-        let (n, inputs, ..) = x.dims4()?;
         let style = self.conv.style(row)?;
-        let x = x.broadcast_mul(&style.reshape((n, inputs, 1, 1))?)?;
+        let x = ops::modulate(x, &style, None)?;
         let energy = self.conv.weight.sqr()?.sum((2, 3))?;
         let (x, energy) = match self.up {
             true => (ops::fir(&ops::conv_transpose2d(&x, &self.conv.weight, None, 2, 0)?, &FILTER, 1, 1, 1, 1, 4.0)?, energy),
@@ -128,7 +127,7 @@ impl Layer {
         };
         let norm = (style.sqr()?.matmul(&energy)? + EPS)?.sqrt()?;
         let gain = norm.recip()?.affine(2f64.sqrt(), 0.0)?;
-        let x = x.broadcast_mul(&gain.reshape((n, (), 1, 1))?)?;
+        let x = ops::modulate(&x, &gain, None)?;
         let strength = noise.1.affine(2f64.sqrt(), 0.0)?;
         let bias = self.conv.bias.affine(2f64.sqrt(), 0.0)?.reshape((1, (), 1, 1))?;
         ops::noise_bias_lrelu(&x, Some((&noise.0, &strength)), Some(&bias), SLOPE)

@@ -1,6 +1,7 @@
 //! Lines 6 to 12 of Algorithm 1 as functions: the forward pass of one iteration with all its losses, and the optimizer steps
 //! on them. Drawing samples and noise is the caller's.
 
+use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, bail};
 
 use super::{DecodeWith, Detach, Group, LatentsFrom, Losses, NoGradient, Objective, Recipe, Types, Which, ZnPairing};
@@ -126,19 +127,33 @@ pub fn compared(types: Types, family: Family, latents: &Latents) -> Result<Laten
 }
 
 /// Line 12: the optimizer steps of the recipe, each on the gradient of its groups. All use the graph of one forward pass; a
-/// later step sees the weights that an earlier one has changed, with the activations from before, as the released code does.
+/// later step sees the weights that an earlier one has changed, with the activations from before, as the released code does. The last
+/// one frees the graph: `losses` can't be differentiated again.
 pub fn steps(objective: &Objective, losses: &Losses, optimizer: &mut Optimizer, lr: f64) -> Result<()> {
     let recipe = &objective.recipe().optimizer;
-    for groups in &recipe.steps {
-        step(losses, groups, recipe.no_gradient, optimizer, lr)?;
+    for (i, groups) in recipe.steps.iter().enumerate() {
+        // The last step frees the graph as it goes.
+        let backward = if i + 1 == recipe.steps.len() { ops::backward } else { Tensor::backward };
+        update(losses, groups, backward, recipe.no_gradient, optimizer, lr)?;
     }
     Ok(())
 }
 
-/// One optimizer step on the summed terms of `groups`.
+/// One optimizer step on the summed terms of `groups`; the graph stays.
 pub fn step(losses: &Losses, groups: &[Group], no_gradient: NoGradient, optimizer: &mut Optimizer, lr: f64) -> Result<()> {
+    update(losses, groups, Tensor::backward, no_gradient, optimizer, lr)
+}
+
+fn update(
+    losses: &Losses,
+    groups: &[Group],
+    backward: fn(&Tensor) -> Result<GradStore>,
+    no_gradient: NoGradient,
+    optimizer: &mut Optimizer,
+    lr: f64,
+) -> Result<()> {
     let grads = match losses.total(groups)? {
-        Some(total) => total.backward()?,
+        Some(total) => backward(&total)?,
         None if no_gradient == NoGradient::Skip => return Ok(()),
         None => Tensor::zeros((), candle_core::DType::F32, &candle_core::Device::Cpu)?.backward()?,
     };

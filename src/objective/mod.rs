@@ -239,10 +239,19 @@ impl Objective {
             terms.push(Term { group, name: format!("{name}/{kind}"), weight: mu * weight, value });
         };
         if let (Some(vgg), true) = (&self.vgg, weights.perceptual != 0.0) {
-            let (a, b) = pair.taps(vgg)?;
-            let value = match (&self.lpips, self.recipe.terms.perceptual) {
-                (Some(lpips), Perceptual::Lpips) => lpips.between(a, b)?.mean_all()?,
-                _ => feature_mse(a, b)?,
+            let lpips = self.lpips.clone().filter(|_| self.recipe.terms.perceptual == Perceptual::Lpips);
+            let compare = move |a: &[Tensor], b: &[Tensor]| match &lpips {
+                Some(lpips) => lpips.between(a, b)?.mean_all(),
+                None => feature_mse(a, b),
+            };
+            let value = if self.recipe.attention.views == Views::GradCam {
+                // Its views want the taps, too.
+                let (a, b) = pair.taps(vgg)?;
+                compare(a, b)?
+            } else {
+                let vgg = vgg.clone();
+                let run = move |t: &[Tensor]| Ok(vec![compare(&taps(&vgg, &t[0])?, &taps(&vgg, &t[1])?)?]);
+                ops::segment(&[&pair.target, &pair.pred], run)?.swap_remove(0)
             };
             push("perceptual", weights.perceptual, value);
         }
@@ -318,14 +327,18 @@ impl Pair {
 
     fn taps(&mut self, vgg: &Vgg16) -> Result<(&[Tensor], &[Tensor])> {
         if self.taps.is_none() {
-            let taps = |x: &Tensor| vgg.taps(&scale_input(&shrunk(x)?)?);
-            self.taps = Some((taps(&self.target)?, taps(&self.pred)?));
+            self.taps = Some((taps(vgg, &self.target)?, taps(vgg, &self.pred)?));
         }
         match &self.taps {
             Some((a, b)) => Ok((a, b)),
             None => bail!("no features"),
         }
     }
+}
+
+/// The features of an image in [-1, 1], as the perceptual term sees it.
+fn taps(vgg: &Vgg16, x: &Tensor) -> Result<Vec<Tensor>> {
+    vgg.taps(&scale_input(&shrunk(x)?)?)
 }
 
 fn last(taps: &[Tensor]) -> Result<Tensor> {

@@ -13,12 +13,12 @@ const ZERO: f64 = 1e-20;
 
 /// The distance term. The norm of a zero difference has value and gradient 0.
 pub fn distance(kind: Distance, target: &Tensor, pred: &Tensor) -> Result<Tensor> {
-    let d = (pred - target)?.sqr()?;
     let n = target.dim(0)? as f64;
+    let squares = ops::sample_products(target, pred)?.get(0)?;
     match kind {
-        Distance::Mse => d.mean_all(),
-        Distance::NormBatch => safe_sqrt(&d.sum_all()?)?.affine(1.0 / n, 0.0),
-        Distance::NormSample => safe_sqrt(&rows(&d)?.sum(1)?)?.mean_all(),
+        Distance::Mse => squares.sum_all()?.affine(1.0 / target.elem_count() as f64, 0.0),
+        Distance::NormBatch => safe_sqrt(&squares.sum_all()?)?.affine(1.0 / n, 0.0),
+        Distance::NormSample => safe_sqrt(&squares)?.mean_all(),
     }
 }
 
@@ -26,12 +26,12 @@ pub fn distance(kind: Distance, target: &Tensor, pred: &Tensor) -> Result<Tensor
 /// denominator would give it a gradient of 1e6 and more.
 pub fn cosine(kind: Cosine, target: &Tensor, pred: &Tensor) -> Result<Tensor> {
     let shaped = |x: &Tensor| match kind {
-        Cosine::Sample => rows(x),
+        Cosine::Sample => Ok(x.clone()),
         Cosine::Last => last_rows(x),
         Cosine::Batch => x.reshape((1, x.elem_count())),
     };
-    let (a, b) = (shaped(target)?, shaped(pred)?);
-    let (dot, aa, bb) = ((&a * &b)?.sum(1)?, a.sqr()?.sum(1)?, b.sqr()?.sum(1)?);
+    let products = ops::sample_products(&shaped(target)?, &shaped(pred)?)?;
+    let (dot, aa, bb) = (products.get(1)?, products.get(2)?, products.get(3)?);
     let ok = (aa.detach().gt(ZERO)?.to_dtype(aa.dtype())? * bb.detach().gt(ZERO)?.to_dtype(aa.dtype())?)?;
     let fill = ok.affine(-1.0, 1.0)?;
     let lengths = ((aa + &fill)?.sqrt()? * (bb + &fill)?.sqrt()?)?;
@@ -40,15 +40,10 @@ pub fn cosine(kind: Cosine, target: &Tensor, pred: &Tensor) -> Result<Tensor> {
 
 /// The KL divergence of the softmaxes.
 pub fn kl(kind: Kl, target: &Tensor, pred: &Tensor) -> Result<Tensor> {
-    let between = |p: Tensor, q: Tensor| -> Result<Tensor> {
-        let (p, q) = (ops::log_softmax(&p)?, ops::log_softmax(&q)?);
-        let n = p.dim(0)? as f64;
-        (p.exp()? * (p - q)?)?.sum_all()?.affine(1.0 / n, 0.0)
-    };
     match kind {
-        Kl::ReverseSample => between(rows(pred)?, rows(target)?),
-        Kl::ReverseLast => between(last_rows(pred)?, last_rows(target)?),
-        Kl::ForwardSample => between(rows(target)?, rows(pred)?),
+        Kl::ReverseSample => ops::softmax_kl(pred, target)?.mean_all(),
+        Kl::ReverseLast => ops::softmax_kl(&last_rows(pred)?, &last_rows(target)?)?.mean_all(),
+        Kl::ForwardSample => ops::softmax_kl(target, pred)?.mean_all(),
         Kl::Released => released_kl(target, pred),
     }
 }
@@ -70,12 +65,6 @@ fn released_kl(target: &Tensor, pred: &Tensor) -> Result<Tensor> {
 fn safe_sqrt(s: &Tensor) -> Result<Tensor> {
     let ok = s.detach().gt(ZERO)?.to_dtype(s.dtype())?;
     (s + ok.affine(-1.0, 1.0)?)?.sqrt()? * ok
-}
-
-/// [n, everything else].
-fn rows(x: &Tensor) -> Result<Tensor> {
-    let n = x.dim(0)?;
-    x.reshape((n, x.elem_count() / n.max(1)))
 }
 
 /// [everything else, last axis].

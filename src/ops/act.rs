@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join1, join3, on_cuda, pieces, sum1, sum2, tensor};
+use super::graph::{cpu, join, join1};
+use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, max1, on_cuda, pieces, sum1, sum2, tensor};
 
 /// Elements that one task handles.
 const CHUNK: usize = 1 << 14;
@@ -55,7 +56,7 @@ fn lrelu<T: Scalar>(x: &Tensor, slope: f64) -> Result<Tensor> {
         });
         out
     };
-    join1("leaky_relu", &x, out, x.shape(), move |res, g| Ok([Some(masked::<T>(res, g, slope)?)]))
+    join("leaky_relu", [&x], cpu(out), x.shape(), true, move |res, g| Ok([Some(masked::<T>(res, g, slope)?)]))
 }
 
 /// max(x, 0); the gradient at 0 is 0.
@@ -78,7 +79,7 @@ fn tangent<T: Scalar>(t: &Tensor, y: &Tensor, slope: f64) -> Result<Tensor> {
     on_cuda!(&t, tangent(&t, y, slope));
     let slope = T::of(slope);
     let out = masked_values(&y, &t, slope)?;
-    join1("lrelu_tangent", &t, out, t.shape(), move |_, g| Ok([Some(masked(&y, g, slope)?)]))
+    join1("lrelu_tangent", &t, out, t.shape(), move |g| Ok([Some(masked(&y, g, slope)?)]))
 }
 
 /// The derivative of [`leaky_relu`] along a direction: t where its result `y` is positive, else slope * t. `y` is a constant.
@@ -153,7 +154,8 @@ fn fused<T: Scalar>(x: &Tensor, noise: Option<(&Tensor, &Tensor)>, bias: Option<
         out
     };
     let (tx, ts, tb) = (x.track_op(), strength.track_op(), bias.track_op());
-    join3("noise_bias_lrelu", &x, &strength, &bias, out, x.shape(), move |res, g| {
+    let map = map.filter(|_| ts);
+    join("noise_bias_lrelu", [&x, &strength, &bias], cpu(out), x.shape(), true, move |res, g| {
         let (r, gd) = (data::<T>(res)?, data::<T>(g)?);
         let (r, gd): (&[T], &[T]) = (&r, &gd);
         let zd = map.as_ref().map(data::<T>).transpose()?;
@@ -209,13 +211,13 @@ fn log_softmax_of<T: Scalar>(x: &Tensor) -> Result<Tensor> {
         let mut out = fresh(xd.len());
         pieces(&mut out, m, |i, o| {
             let x = &xd[i * m..(i + 1) * m];
-            let top = x.iter().copied().fold(T::neg_infinity(), num_traits::Float::max);
-            let lse = top + sum1(x, |x| (x - top).exp()).ln();
+            let top = max1(x);
+            let lse = top + sum1(x, |x| (x - top).exp_down()).ln();
             o.iter_mut().zip(x).for_each(|(o, x)| *o = *x - lse);
         });
         out
     };
-    join1("log_softmax", &x, out, x.shape(), move |res, g| {
+    join("log_softmax", [&x], cpu(out), x.shape(), true, move |res, g| {
         let (r, gd) = (data::<T>(res)?, data::<T>(g)?);
         let (r, gd): (&[T], &[T]) = (&r, &gd);
         let mut dx = fresh(r.len());
@@ -223,7 +225,7 @@ fn log_softmax_of<T: Scalar>(x: &Tensor) -> Result<Tensor> {
             let (r, g) = (&r[i * m..(i + 1) * m], &gd[i * m..(i + 1) * m]);
             let total = sum1(g, |g| g);
             for ((d, r), g) in d.iter_mut().zip(r).zip(g) {
-                *d = *g - r.exp() * total;
+                *d = *g - r.exp_down() * total;
             }
         });
         Ok([Some(tensor(dx, res.shape())?)])

@@ -1,17 +1,32 @@
-//! Convolution and transposed convolution of [b, C, H, W] tensors, without groups: the graph side. Two kernels do the work: `direct`
-//! (f32, stride 1) and `unfold` (everything else).
+//! Convolution and transposed convolution of [b, C, H, W] tensors, without groups: the graph side. Three kernels do the work: `direct`
+//! (f32, stride 1), `strided` (f32, stride 2) and `unfold` (everything else).
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Result, Shape, Tensor, bail};
 
 use super::act::{act_in_place, masked};
 use super::direct::{self, Epilogue, Plan};
-use super::node::{Scalar, by_dtype, data, fresh, gather, join1, join2, join3, on_cuda, sum1, tensor};
+use super::graph::{cpu, join, join1};
+use super::node::{Scalar, by_dtype, data, fresh, gather, on_cuda, sum1, tensor};
+use super::strided;
 use super::unfold::{self, Geometry};
 
 /// The direct kernel's plan for this convolution, where it serves it.
 fn plan<T: Scalar>(g: &Geometry) -> Option<Plan> {
     let fits = T::DTYPE == DType::F32 && g.stride == 1 && g.kh == g.kw && g.pad < g.kh;
     fits.then_some(Plan { n: g.n, ci: g.ci, h: g.h, w: g.w, co: g.co, k: g.kh, pad: g.pad })
+}
+
+/// The plan over the phases of this convolution, where it serves it.
+fn phases<T: Scalar>(g: &Geometry) -> Option<Plan> {
+    if T::DTYPE == DType::F32 { strided::plan(g) } else { None }
+}
+
+/// Values of f32 as themselves; only called where T is f32.
+fn own<T: Scalar>(v: Vec<f32>) -> Vec<T> {
+    assert!(T::DTYPE == DType::F32);
+    let mut v = std::mem::ManuallyDrop::new(v);
+    // SAFETY: T is f32, and `v` gives its memory away.
+    unsafe { Vec::from_raw_parts(v.as_mut_ptr().cast(), v.len(), v.capacity()) }
 }
 
 /// A slice of f32 as itself; only called where T is f32.
@@ -29,6 +44,9 @@ fn single_mut<T: Scalar>(v: &mut [T]) -> &mut [f32] {
 
 /// max(v, slope * v) of conv(x, w) + bias.
 fn forward<T: Scalar>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>, slope: f64) -> Vec<T> {
+    if let Some(p) = phases::<T>(g) {
+        return own(strided::forward(g, &p, single(x), single(w), Epilogue { bias: bias.map(single), slope: slope as f32 }));
+    }
     let Some(p) = plan::<T>(g) else {
         let mut out = unfold::forward(g, x, w, bias);
         if slope != 1.0 {
@@ -46,6 +64,9 @@ fn forward<T: Scalar>(g: &Geometry, x: &[T], w: &[T], bias: Option<&[T]>, slope:
 /// The gradient of the input: with stride 1 a convolution by the flipped kernel. `mask` is the result whose leaky ReLU the gradient
 /// passes first, with its slope.
 fn backward_x<T: Scalar>(g: &Geometry, gy: &[T], mask: Option<(&[T], f64)>, w: &[T], bias: Option<&[T]>) -> Vec<T> {
+    if let Some(p) = phases::<T>(g) {
+        return own(strided::backward_x(g, &p, single(gy), single(w), bias.map(single)));
+    }
     let Some(p) = plan::<T>(g) else { return unfold::backward_x(g, gy, w, bias) };
     let p = Plan { ci: p.co, co: p.ci, h: g.oh, w: g.ow, pad: p.k - 1 - p.pad, ..p };
     let mut out = fresh::<T>(g.n * g.ci * g.h * g.w);
@@ -57,16 +78,18 @@ fn backward_x<T: Scalar>(g: &Geometry, gy: &[T], mask: Option<(&[T], f64)>, w: &
 
 fn backward_w<T: Scalar>(g: &Geometry, x: &[T], gy: &[T]) -> Vec<T> {
     match plan::<T>(g).filter(direct::has_backward_w) {
-        Some(p) => direct::backward_w(&p, single(x), single(gy)).into_iter().map(|v| T::of(v as f64)).collect(),
+        Some(p) => own(direct::backward_w(&p, single(x), single(gy))),
         None => unfold::backward_w(g, x, gy),
     }
 }
 
-/// What the gradients of a convolution need: its geometry, its inputs, whether it is the transposed one, and the slope of the leaky
-/// ReLU behind it (1: none).
+/// What the gradients of a convolution need: its geometry, its kernel, its input (for the gradient of the kernel alone), whether it is
+/// the transposed one, and the slope of the leaky ReLU behind it (1: none).
 struct Backward {
     g: Geometry,
-    x: Tensor,
+    x: Option<Tensor>,
+    shape: Shape,
+    wants_x: bool,
     w: Tensor,
     transposed: bool,
     slope: f64,
@@ -74,24 +97,25 @@ struct Backward {
 
 impl Backward {
     fn run<T: Scalar>(&self, res: &Tensor, grad: &Tensor, bias: bool) -> Result<[Option<Tensor>; 3]> {
-        let (g, wants_w) = (&self.g, self.w.track_op());
+        let (g, wants_w) = (&self.g, self.x.is_some());
         // A frozen layer applies the slope while it copies the gradient; where others read the gradient too it is made first.
         let while_copying = self.slope != 1.0 && !wants_w && !bias && !self.transposed && plan::<T>(g).is_some();
         let sloped = if self.slope == 1.0 || while_copying { grad.clone() } else { masked::<T>(res, grad, T::of(self.slope))? };
-        let (gy, res) = (data::<T>(&sloped)?, data::<T>(res)?);
-        let mask = while_copying.then_some((&*res, self.slope));
+        let gy = data::<T>(&sloped)?;
+        let res = while_copying.then(|| data::<T>(res)).transpose()?;
+        let mask = res.as_ref().map(|r| (&**r, self.slope));
         let w = data::<T>(&self.w)?;
-        let dx = self.x.track_op().then(|| match self.transposed {
+        let dx = self.wants_x.then(|| match self.transposed {
             true => forward(g, &gy, &w, None, 1.0),
             false => backward_x(g, &gy, mask, &w, None),
         });
-        let dw = if wants_w {
-            let x = data::<T>(&self.x)?;
+        let dw = if let Some(x) = &self.x {
+            let x = data::<T>(x)?;
             Some(if self.transposed { backward_w(g, &gy, &x) } else { backward_w(g, &x, &gy) })
         } else {
             None
         };
-        let dx = dx.map(|v| tensor(v, self.x.shape())).transpose()?;
+        let dx = dx.map(|v| tensor(v, &self.shape)).transpose()?;
         let dw = dw.map(|v| tensor(v, self.w.shape())).transpose()?;
         let c = grad.dim(1)?;
         let db = if bias { Some(tensor(bias_gradient(&gy, g.n, c), c)?) } else { None };
@@ -116,13 +140,15 @@ fn conv<T: Scalar>(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, g: Geometry, t
         if transposed { backward_x(&g, &x, None, &w, bias) } else { forward(&g, &x, &w, bias, slope) }
     };
     let shape = if transposed { (g.n, g.ci, g.h, g.w) } else { (g.n, g.co, g.oh, g.ow) };
-    let back = Backward { g, x: x.clone(), w: w.clone(), transposed, slope };
+    let held = w.track_op().then(|| x.clone());
+    let back = Backward { g, x: held, shape: x.shape().clone(), wants_x: x.track_op(), w: w.clone(), transposed, slope };
+    let keep = slope != 1.0;
     match bias {
         Some(b) => {
             let tracked = b.track_op();
-            join3("conv2d", &x, &w, &b, out, shape, move |res, g| back.run::<T>(res, g, tracked))
+            join("conv2d", [&x, &w, &b], cpu(out), shape, keep, move |res, g| back.run::<T>(res, g, tracked))
         }
-        None => join2("conv2d", &x, &w, out, shape, move |res, g| {
+        None => join("conv2d", [&x, &w], cpu(out), shape, keep, move |res, g| {
             let [dx, dw, _] = back.run::<T>(res, g, false)?;
             Ok([dx, dw])
         }),
@@ -200,7 +226,7 @@ fn spread<T: Scalar>(w: &Tensor, scale: f64) -> Result<Tensor> {
             }
         }
     }
-    join1("fused_weight", &w, out, (a, b, kh + 1, kw + 1), move |_, g| {
+    join1("fused_weight", &w, out, (a, b, kh + 1, kw + 1), move |g| {
         let mut dw = vec![T::zero(); a * b * kh * kw];
         for (d, g) in dw.chunks_exact_mut(kh * kw).zip(data::<T>(g)?.chunks_exact((kh + 1) * (kw + 1))) {
             for (i, d) in d.iter_mut().enumerate() {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, by_dtype, data, fresh, join1, on_cuda, pieces, tensor};
+use super::graph::join1;
+use super::node::{Scalar, by_dtype, data, fresh, on_cuda, pieces, tensor};
 
 /// A linear map along one axis with few entries per output: out[o] = sum of c * x[i] over `rows[o]`.
 struct Band<T> {
@@ -120,7 +121,7 @@ fn filter<T: Scalar>(name: &'static str, x: &Tensor, band: impl Fn(usize) -> Opt
     let out = apply(&data::<T>(&x)?, &v, &h);
     let shape = (n, c, v.rows.len(), h.rows.len());
     let (v, h) = (Arc::new(v), Arc::new(h));
-    join1(name, &x, out, shape, move |_, g| {
+    join1(name, &x, out, shape, move |g| {
         Ok([Some(tensor(apply(&data::<T>(g)?, &v.transposed(), &h.transposed()), (n, c, height, width))?)])
     })
 }

@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join2, join3, on_cuda, tensor};
+use super::graph::{join2, join3};
+use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, on_cuda, tensor};
 use super::unfold::gemm;
 
 /// Columns (or rows) of a matrix product that one task computes.
@@ -47,17 +48,18 @@ fn run<T: Scalar>(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tenso
         let b = data::<T>(b)?;
         y.chunks_exact_mut(out_dim).for_each(|y| y.iter_mut().zip(b.iter()).for_each(|(y, b)| *y += *b));
     }
-    let (x2, w2) = (x.clone(), w.clone());
+    // The input is kept for the gradient of the weights alone.
+    let (shape_x, wants_x, held_x, held_w) = (x.shape().clone(), x.track_op(), w.track_op().then(|| x.clone()), w.clone());
     let back = move |g: &Tensor, bias: bool| -> Result<[Option<Tensor>; 3]> {
         let g = data::<T>(g)?;
-        let dx = if x2.track_op() {
-            let dx = product((rows, in_dim, out_dim), &g, (out_dim, 1), &data::<T>(&w2)?, (in_dim, 1));
-            Some(tensor(dx, x2.shape())?)
+        let dx = if wants_x {
+            let dx = product((rows, in_dim, out_dim), &g, (out_dim, 1), &data::<T>(&held_w)?, (in_dim, 1));
+            Some(tensor(dx, &shape_x)?)
         } else {
             None
         };
-        let dw = if w2.track_op() {
-            let dw = product((out_dim, in_dim, rows), &g, (1, out_dim), &data::<T>(&x2)?, (in_dim, 1));
+        let dw = if let Some(x) = &held_x {
+            let dw = product((out_dim, in_dim, rows), &g, (1, out_dim), &data::<T>(x)?, (in_dim, 1));
             Some(tensor(dw, (out_dim, in_dim))?)
         } else {
             None
@@ -74,9 +76,9 @@ fn run<T: Scalar>(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tenso
     match bias {
         Some(b) => {
             let tracked = b.track_op();
-            join3("linear", &x, &w, &b, y, shape, move |_, g| back(g, tracked))
+            join3("linear", &x, &w, &b, y, shape, move |g| back(g, tracked))
         }
-        None => join2("linear", &x, &w, y, shape, move |_, g| {
+        None => join2("linear", &x, &w, y, shape, move |g| {
             let [dx, dw, _] = back(g, false)?;
             Ok([dx, dw])
         }),

@@ -1,15 +1,9 @@
-//! What every operation shares: reading tensors as slices, splitting work into fixed pieces, and joining a result to candle's graph.
-//!
-//! A result is computed first and joined to the graph afterwards ([`join1`] .. [`join3`]) with its backward pass as a closure. So a
-//! backward pass can keep what the forward pass already knows (statistics, indices), which candle's `CustomOp` alone cannot.
+//! What every operation shares: reading tensors as slices and splitting work into fixed pieces. [`super::graph`] joins a result to
+//! candle's graph.
 
 use std::ops::{AddAssign, Deref};
-use std::sync::Mutex;
 
-use candle_core::op::BackpropOp;
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail,
-};
+use candle_core::{Device, Result, Shape, Storage, Tensor, WithDType, bail};
 use num_traits::Float;
 use rayon::prelude::*;
 
@@ -18,9 +12,29 @@ pub(super) trait Scalar: WithDType + Float + AddAssign + Default + std::iter::Su
     fn of(v: f64) -> Self {
         <Self as WithDType>::from_f64(v)
     }
+    /// e^v for v <= 0, in a form that loops can be vectorised with.
+    fn exp_down(self) -> Self;
 }
-impl Scalar for f32 {}
-impl Scalar for f64 {}
+impl Scalar for f32 {
+    /// 2^n e^r with r in +-ln 2 / 2 and a polynomial for e^r; relative error below 2e-7, 0 below e^-87.
+    #[inline(always)]
+    fn exp_down(self) -> Self {
+        // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
+        const SHIFT: f32 = 12_582_912.0;
+        let shifted = self * std::f32::consts::LOG2_E + SHIFT;
+        let n = shifted - SHIFT;
+        let r = (self - n * 0.693_359_4) + n * 2.121_944_4e-4;
+        let p = 8.333_452e-3 + r * (1.398_2e-3 + r * 1.987_569_2e-4);
+        let p = 1.0 + r * (1.0 + r * (0.5 + r * (1.666_666_5e-1 + r * (4.166_58e-2 + r * p))));
+        let scale = f32::from_bits((shifted.to_bits().wrapping_add(127)) << 23);
+        if self < -87.0 { 0.0 } else { p * scale }
+    }
+}
+impl Scalar for f64 {
+    fn exp_down(self) -> Self {
+        self.exp()
+    }
+}
 
 /// Calls `$f::<f32>` or `$f::<f64>`, whichever `$t` is.
 macro_rules! by_dtype {
@@ -181,6 +195,20 @@ pub(super) fn sum2<T: Scalar>(x: &[T], y: &[T], f: impl Fn(T, T) -> T) -> T {
     total
 }
 
+/// The largest of the values; minus infinity of none.
+#[inline(always)]
+pub(super) fn max1<T: Scalar>(x: &[T]) -> T {
+    let mut top = [T::neg_infinity(); 16];
+    let xs = x.chunks_exact(16);
+    let rest = xs.remainder();
+    for x in xs {
+        for (t, x) in top.iter_mut().zip(x) {
+            *t = if *x > *t { *x } else { *t };
+        }
+    }
+    top.iter().chain(rest).fold(T::neg_infinity(), |t, x| if *x > t { *x } else { t })
+}
+
 /// Sum of f(x[i]), as [`sum2`].
 #[inline(always)]
 pub(super) fn sum1<T: Scalar>(x: &[T], f: impl Fn(T) -> T) -> T {
@@ -198,131 +226,3 @@ pub(super) fn sum1<T: Scalar>(x: &[T], f: impl Fn(T) -> T) -> T {
     }
     total
 }
-
-type Backward<const N: usize> = Box<dyn Fn(&Tensor, &Tensor) -> Result<[Option<Tensor>; N]> + Send + Sync>;
-
-/// A computed result on its way into the graph.
-struct Node<const N: usize> {
-    name: &'static str,
-    result: Mutex<Option<(Storage, Shape)>>,
-    backward: Backward<N>,
-}
-
-impl<const N: usize> Node<N> {
-    fn take(&self) -> Result<(Storage, Shape)> {
-        match self.result.lock().ok().and_then(|mut r| r.take()) {
-            Some(result) => Ok(result),
-            None => bail!("{}: the result was already taken", self.name),
-        }
-    }
-    fn on_cpu(&self) -> Result<(CpuStorage, Shape)> {
-        match self.take()? {
-            (Storage::Cpu(storage), shape) => Ok((storage, shape)),
-            _ => bail!("{}: the tensors are on several devices", self.name),
-        }
-    }
-    fn on_cuda(&self) -> Result<(CudaStorage, Shape)> {
-        match self.take()? {
-            (Storage::Cuda(storage), shape) => Ok((storage, shape)),
-            _ => bail!("{}: the tensors are on several devices", self.name),
-        }
-    }
-}
-
-impl CustomOp1 for Node<1> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.on_cpu()
-    }
-    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        self.on_cuda()
-    }
-    fn bwd(&self, _: &Tensor, res: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let [a] = (self.backward)(res, &g.contiguous()?)?;
-        Ok(a)
-    }
-}
-
-impl CustomOp2 for Node<2> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.on_cpu()
-    }
-    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        self.on_cuda()
-    }
-    fn bwd(&self, _: &Tensor, _: &Tensor, res: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [a, b] = (self.backward)(res, &g.contiguous()?)?;
-        Ok((a, b))
-    }
-}
-
-impl CustomOp3 for Node<3> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.on_cpu()
-    }
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        self.on_cuda()
-    }
-    fn bwd(
-        &self,
-        _: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-        res: &Tensor,
-        g: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [a, b, c] = (self.backward)(res, &g.contiguous()?)?;
-        Ok((a, b, c))
-    }
-}
-
-macro_rules! join {
-    ($join:ident, $placed:ident, $n:literal, $apply:ident, $first:ident $(, $arg:ident)*) => {
-        /// Joins a computed result to the graph. `backward(result, gradient)` returns one gradient per argument, None for those that
-        /// do not track; it must capture no tensor derived from the result.
-        pub(super) fn $join<T: Scalar>(
-            name: &'static str,
-            $first: &Tensor, $($arg: &Tensor,)*
-            result: Vec<T>,
-            shape: impl Into<Shape>,
-            backward: impl Fn(&Tensor, &Tensor) -> Result<[Option<Tensor>; $n]> + Send + Sync + 'static,
-        ) -> Result<Tensor> {
-            $placed(name, $first, $($arg,)* Storage::Cpu(T::to_cpu_storage_owned(result)), shape, backward)
-        }
-
-        /// The same for a result that lies on the arguments' device.
-        pub(super) fn $placed(
-            name: &'static str,
-            $first: &Tensor, $($arg: &Tensor,)*
-            result: Storage,
-            shape: impl Into<Shape>,
-            backward: impl Fn(&Tensor, &Tensor) -> Result<[Option<Tensor>; $n]> + Send + Sync + 'static,
-        ) -> Result<Tensor> {
-            let shape = shape.into();
-            if !($first.track_op() $(|| $arg.track_op())*) {
-                return Ok(Tensor::from_storage(result, shape, BackpropOp::none(), false));
-            }
-            let result = Mutex::new(Some((result, shape)));
-            $first.$apply($($arg,)* Node::<$n> { name, result, backward: Box::new(backward) })
-        }
-    };
-}
-join!(join1, placed1, 1, apply_op1, x);
-join!(join2, placed2, 2, apply_op2, x, y);
-join!(join3, placed3, 3, apply_op3, x, y, z);

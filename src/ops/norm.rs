@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join1, join2, on_cuda, pieces, pieces_work, sum1, sum2, tensor};
+use super::graph::{join1, join2};
+use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, on_cuda, pieces, pieces_work, sum1, sum2, tensor};
 
 /// Mean and biased variance of every plane.
 fn moments<T: Scalar>(x: &[T], plane: usize) -> Vec<(T, T)> {
@@ -87,7 +88,7 @@ fn norm_node<T: Scalar>(x: &Tensor, m: Arc<Vec<(T, T)>>, c: usize, eps: f64) -> 
     let eps = T::of(eps);
     let out = normalise(&data::<T>(x)?, &m, None, c, eps);
     let held = x.clone();
-    join1("instance_norm", x, out, x.shape(), move |_, g| {
+    join1("instance_norm", x, out, x.shape(), move |g| {
         let (dx, _) = normalise_back(&data::<T>(&held)?, &data::<T>(g)?, &m, None, c, eps, (true, false));
         Ok([Some(tensor(dx, held.shape())?)])
     })
@@ -100,7 +101,7 @@ fn stats_node<T: Scalar>(x: &Tensor, m: Arc<Vec<(T, T)>>, b: usize, c: usize) ->
         out[i / c * 2 * c + c + i % c] = var.sqrt();
     }
     let held = x.clone();
-    join1("style_stats", x, out, (b, 2 * c), move |_, g| {
+    join1("style_stats", x, out, (b, 2 * c), move |g| {
         let (x, g) = (data::<T>(&held)?, data::<T>(g)?);
         let (x, g): (&[T], &[T]) = (&x, &g);
         let plane = x.len() / m.len().max(1);
@@ -165,7 +166,7 @@ fn adain_of<T: Scalar>(x: &Tensor, style: &Tensor, eps: f64) -> Result<Tensor> {
     let m = moments(&data::<T>(&x)?, x.elem_count() / (b * c).max(1));
     let out = normalise(&data::<T>(&x)?, &m, Some(&data::<T>(&style)?), c, eps);
     let (hx, hs) = (x.clone(), style.clone());
-    join2("adain", &x, &style, out, x.shape(), move |_, g| {
+    join2("adain", &x, &style, out, x.shape(), move |g| {
         let want = (hx.track_op(), hs.track_op());
         let (dx, ds) = normalise_back(&data::<T>(&hx)?, &data::<T>(g)?, &m, Some(&data::<T>(&hs)?), c, eps, want);
         let dx = if want.0 { Some(tensor(dx, hx.shape())?) } else { None };
@@ -226,7 +227,7 @@ fn by_length<T: Scalar>(
         out
     };
     let held = x.clone();
-    join1(name, &x, out, x.shape(), move |_, g| {
+    join1(name, &x, out, x.shape(), move |g| {
         let (x, g) = (data::<T>(&held)?, data::<T>(g)?);
         let (x, g): (&[T], &[T]) = (&x, &g);
         let mut dx = fresh(x.len());

@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, by_dtype, data, fresh, join1, on_cuda, pieces, tensor};
+use super::graph::join1;
+use super::node::{Scalar, by_dtype, data, fresh, on_cuda, pieces, tensor};
 
 /// (tensor, [b, C], [H, W], [H/2, W/2])
 type Halved = (Tensor, [usize; 2], [usize; 2], [usize; 2]);
@@ -34,7 +35,7 @@ fn avg<T: Scalar>(x: &Tensor) -> Result<Tensor> {
         });
         out
     };
-    join1("avg_pool2", &x, out, (b, c, oh, ow), move |_, g| {
+    join1("avg_pool2", &x, out, (b, c, oh, ow), move |g| {
         let gd = data::<T>(g)?;
         let gd: &[T] = &gd;
         let mut dx = vec![T::zero(); b * c * h * w];
@@ -57,6 +58,13 @@ pub fn avg_pool2(x: &Tensor) -> Result<Tensor> {
     by_dtype!(x, avg(x))
 }
 
+/// The largest of a window of two rows; NaN where there is one.
+#[inline(always)]
+fn largest<T: Scalar>(a: &[T], b: &[T]) -> T {
+    let larger = |a: T, b: T| if b > a || b.is_nan() { b } else { a };
+    larger(larger(a[0], a[1]), larger(b[0], b[1]))
+}
+
 fn max<T: Scalar>(x: &Tensor) -> Result<Tensor> {
     let (x, [b, c], [h, w], [oh, ow]) = halves(x)?;
     on_cuda!(&x, max_pool2(&x));
@@ -64,33 +72,32 @@ fn max<T: Scalar>(x: &Tensor) -> Result<Tensor> {
         let xd = data::<T>(&x)?;
         let xd: &[T] = &xd;
         let mut out = fresh(b * c * oh * ow);
-        let larger = |a: T, b: T| if b > a || b.is_nan() { b } else { a };
         pieces(&mut out, oh * ow, |i, o| {
             let x = &xd[i * h * w..(i + 1) * h * w];
             for (y, o) in o.chunks_exact_mut(ow).enumerate() {
                 let (r0, r1) = x[2 * y * w..].split_at(w);
                 for (o, (a, b)) in o.iter_mut().zip(r0.chunks_exact(2).zip(r1.chunks_exact(2))) {
-                    *o = larger(larger(a[0], a[1]), larger(b[0], b[1]));
+                    *o = largest(a, b);
                 }
             }
         });
         out
     };
     let held = x.clone();
-    join1("max_pool2", &x, out, (b, c, oh, ow), move |res, g| {
-        let (x, r, gd) = (data::<T>(&held)?, data::<T>(res)?, data::<T>(g)?);
-        let (x, r, gd): (&[T], &[T], &[T]) = (&x, &r, &gd);
+    join1("max_pool2", &x, out, (b, c, oh, ow), move |g| {
+        let (x, gd) = (data::<T>(&held)?, data::<T>(g)?);
+        let (x, gd): (&[T], &[T]) = (&x, &gd);
         let mut dx = vec![T::zero(); x.len()];
         pieces(&mut dx, h * w, |i, d| {
             let x = &x[i * h * w..(i + 1) * h * w];
-            let at = i * oh * ow..(i + 1) * oh * ow;
-            let outs = r[at.clone()].chunks_exact(ow).zip(gd[at].chunks_exact(ow));
-            for ((x, d), (r, g)) in x.chunks_exact(2 * w).zip(d.chunks_exact_mut(2 * w)).zip(outs) {
+            let g = &gd[i * oh * ow..(i + 1) * oh * ow];
+            for ((x, d), g) in x.chunks_exact(2 * w).zip(d.chunks_exact_mut(2 * w)).zip(g.chunks_exact(ow)) {
                 let ((x0, x1), (d0, d1)) = (x.split_at(w), d.split_at_mut(w));
                 let pairs = x0.chunks_exact(2).zip(x1.chunks_exact(2)).zip(d0.chunks_exact_mut(2).zip(d1.chunks_exact_mut(2)));
-                for (((x0, x1), (d0, d1)), (top, g)) in pairs.zip(r.iter().zip(g)) {
+                for (((x0, x1), (d0, d1)), g) in pairs.zip(g) {
                     // The first place of the window that holds the maximum, in reading order.
-                    let is_top = |v: T| v == *top || v.is_nan();
+                    let top = largest(x0, x1);
+                    let is_top = |v: T| v == top || v.is_nan();
                     let (a, b, c) = (is_top(x0[0]), is_top(x0[1]), is_top(x1[0]));
                     let give = |here: bool| if here { *g } else { T::zero() };
                     d0[0] = give(a);
@@ -129,7 +136,7 @@ fn up<T: Scalar>(x: &Tensor) -> Result<Tensor> {
         });
         out
     };
-    join1("upsample2", &x, out, (b, c, 2 * h, 2 * w), move |_, g| {
+    join1("upsample2", &x, out, (b, c, 2 * h, 2 * w), move |g| {
         let gd = data::<T>(g)?;
         let gd: &[T] = &gd;
         let mut dx = fresh(gd.len() / 4);

@@ -1,68 +1,123 @@
 //! Recomputation by segment: less memory for one more forward pass (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
 
+use std::cell::Cell;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::backend::BackendStorage;
 use candle_core::{Result, Storage, Tensor, Var, bail};
 
-use super::node::{Scalar, by_dtype, data, placed1, placed2};
+use super::graph::{backward, join, join_all, seeded, zero};
 
-type Segment = dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync;
+type Segment = dyn Fn(&[Tensor]) -> Result<Vec<Tensor>> + Send + Sync;
 
-/// The gradients of sum(f(inputs) * g), None for inputs that `wanted` leaves out.
-fn gradients(f: &Segment, inputs: &[Tensor], wanted: &[bool], g: &Tensor) -> Result<Vec<Option<Tensor>>> {
+/// The gradients that have arrived for the results of a segment.
+type Arrived = Arc<Mutex<Vec<Option<Tensor>>>>;
+
+thread_local! {
+    static RECOMPUTING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `f`; if `on`, every [`segment`] in it forgets its inner results.
+pub fn recomputing<R>(on: bool, f: impl FnOnce() -> R) -> R {
+    let before = RECOMPUTING.replace(on);
+    let result = f();
+    RECOMPUTING.set(before);
+    result
+}
+
+/// The results of f(inputs): by [`recompute`] inside [`recomputing`], else plainly. The places where a network may be cut.
+pub fn segment(inputs: &[&Tensor], f: impl Fn(&[Tensor]) -> Result<Vec<Tensor>> + Send + Sync + 'static) -> Result<Vec<Tensor>> {
+    if RECOMPUTING.get() {
+        return recompute(inputs, f);
+    }
+    f(&inputs.iter().map(|t| (*t).clone()).collect::<Vec<_>>())
+}
+
+/// The variables that these tensors depend on, each once.
+fn variables(of: &[Tensor]) -> Vec<Tensor> {
+    let mut found: Vec<Tensor> = Vec::new();
+    for node in of.iter().flat_map(Tensor::sorted_nodes).filter(|n| n.is_variable()) {
+        if found.iter().all(|v| v.id() != node.id()) {
+            found.push(node.clone());
+        }
+    }
+    found
+}
+
+/// Runs the segment again, and the gradients of its inputs and of the variables that it reads, where wanted.
+fn gradients(
+    f: &Segment,
+    inputs: &[Tensor],
+    wanted: &[bool],
+    variables: &[Tensor],
+    arrived: &[Option<Tensor>],
+) -> Result<Vec<Option<Tensor>>> {
     let again = |(t, w): (&Tensor, &bool)| if *w { Ok(Var::from_tensor(t)?.into_inner()) } else { Ok(t.clone()) };
     let leaves = inputs.iter().zip(wanted).map(again).collect::<Result<Vec<_>>>()?;
-    let grads = (f(&leaves)? * g)?.sum_all()?.backward()?;
-    let of = |(t, w): (&Tensor, &bool)| match (w, grads.get(t)) {
-        (false, _) => Ok(None),
-        (true, Some(g)) => Ok(Some(g.detach())),
-        (true, None) => Ok(Some(t.zeros_like()?.detach())),
-    };
-    leaves.iter().zip(wanted).map(of).collect()
+    let results = recomputing(false, || f(&leaves))?;
+    let mut total: Option<Tensor> = None;
+    for (y, g) in results.iter().zip(arrived) {
+        if let (true, Some(g)) = (y.track_op(), g) {
+            let part = seeded(y, g)?;
+            total = Some(match total {
+                None => part,
+                Some(t) => (t + part)?,
+            });
+        }
+    }
+    drop(results);
+    let Some(total) = total else { return Ok(vec![None; inputs.len() + variables.len()]) };
+    let grads = backward(&total)?;
+    let of = |t: &Tensor| grads.get(t).map(Tensor::detach);
+    let of_inputs = leaves.iter().zip(wanted).map(|(t, w)| if *w { of(t) } else { None });
+    Ok(of_inputs.chain(variables.iter().map(of)).collect())
 }
 
-/// A copy of a contiguous tensor's values.
-fn values<T: Scalar>(y: &Tensor) -> Result<Storage> {
-    #[cfg(any(feature = "cuda", feature = "emulate-cuda"))]
-    if super::cuda::serves(y)? {
-        return Ok(super::cuda::Buffer::copy(y)?.into_storage());
+/// A copy of the values of `y`.
+fn values(y: &Tensor) -> Result<Storage> {
+    let y = y.force_contiguous()?;
+    let (storage, layout) = y.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(s) => Ok(Storage::Cpu(s.try_clone(layout)?)),
+        Storage::Cuda(s) => Ok(Storage::Cuda(s.try_clone(layout)?)),
+        _ => bail!("recompute: no such device"),
     }
-    Ok(Storage::Cpu(T::to_cpu_storage_owned(data::<T>(y)?.to_vec())))
-}
-
-fn run<T: Scalar>(first: &Tensor, rest: &[&Tensor], f: Box<Segment>) -> Result<Tensor> {
-    let held: Vec<Tensor> = std::iter::once(&first).chain(rest).map(|t| t.detach().contiguous()).collect::<Result<_>>()?;
-    // No input tracks, so the segment's own graph is gone as soon as its result is there.
-    let y = f(&held)?;
-    if y.track_op() {
-        bail!("recompute: the segment reads a variable that is not among its inputs; its gradient would be lost")
-    }
-    let y = y.contiguous()?;
-    let (values, shape) = (values::<T>(&y)?, y.shape().clone());
-    let wanted: Vec<bool> = std::iter::once(&first).chain(rest).map(|t| t.track_op()).collect();
-    let tracked: Vec<Tensor> = rest.iter().filter(|t| t.track_op()).map(|t| t.flatten_all()).collect::<Result<_>>()?;
-    if tracked.is_empty() {
-        return placed1("recompute", first, values, shape, move |_, g| {
-            let dx = gradients(&f, &held, &wanted, g)?.swap_remove(0);
-            Ok([dx])
-        });
-    }
-    // A graph node has few inputs: the others enter as one vector.
-    let flat = Tensor::cat(&tracked, 0)?;
-    placed2("recompute", first, &flat, values, shape, move |_, g| {
-        let mut grads = gradients(&f, &held, &wanted, g)?;
-        let dx = grads.remove(0);
-        let others: Vec<Tensor> = grads.into_iter().flatten().map(|g| g.flatten_all()).collect::<Result<_>>()?;
-        Ok([dx, Some(Tensor::cat(&others, 0)?)])
-    })
 }
 
 /// f(inputs), whose inner results are forgotten and computed again in the backward pass: the peak memory of a chain of segments is its
-/// boundaries plus one segment, for one more forward pass. Same result and same gradients, bit by bit.
+/// boundaries plus one segment, for one more forward pass. Same results and same gradients, bit by bit.
 ///
-/// `f` must be a function of `inputs` alone: random draws are made outside, and every variable that it reads is an input.
-/// Frozen weights may be captured.
+/// `f` must compute the same every time it is called with the same inputs: random draws are made outside. The variables that it reads
+/// beside its inputs get their gradients; any other tensor with a graph must be an input.
 ///
-/// Errors: those of `f`; no inputs; a variable that `f` reads past its inputs.
-pub fn recompute(inputs: &[&Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static) -> Result<Tensor> {
-    let [first, rest @ ..] = inputs else { bail!("recompute: no inputs") };
-    by_dtype!(first, run(first, rest, Box::new(f)))
+/// Errors: those of `f`; no inputs.
+pub fn recompute(inputs: &[&Tensor], f: impl Fn(&[Tensor]) -> Result<Vec<Tensor>> + Send + Sync + 'static) -> Result<Vec<Tensor>> {
+    if inputs.is_empty() {
+        bail!("recompute: no inputs")
+    }
+    let held: Vec<Tensor> = inputs.iter().map(|t| t.detach().contiguous()).collect::<Result<_>>()?;
+    let wanted: Vec<bool> = inputs.iter().map(|t| t.track_op()).collect();
+    // Nothing but variables tracks in here, so the segment's own graph is gone at the end of this function.
+    let results = recomputing(false, || f(&held))?;
+    let variables = variables(&results);
+    if variables.is_empty() && !wanted.contains(&true) {
+        return Ok(results);
+    }
+    let args: Vec<&Tensor> = inputs.iter().copied().chain(&variables).collect();
+    let arrived = Arrived::new(Mutex::new(vec![None; results.len()]));
+    let take = arrived.clone();
+    let vars = variables.clone();
+    // The hub runs when the gradients of all results are there.
+    let hub = join_all("recompute", &args, zero(inputs[0].device())?, 1, false, move |_, _| {
+        let arrived: Vec<Option<Tensor>> = take.lock().unwrap_or_else(PoisonError::into_inner).iter_mut().map(Option::take).collect();
+        gradients(&f, &held, &wanted, &vars, &arrived)
+    })?;
+    let out = |(i, y): (usize, &Tensor)| {
+        let (arrived, trigger) = (arrived.clone(), Tensor::zeros(1, candle_core::DType::F32, y.device())?);
+        join("recompute", [&hub], values(y)?, y.shape(), false, move |_, g| {
+            arrived.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(g.clone());
+            Ok([Some(trigger.clone())])
+        })
+    };
+    results.iter().enumerate().map(out).collect()
 }

@@ -3,7 +3,8 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::node::{Scalar, by_dtype, data, join1, on_cuda, tensor};
+use super::graph::join1;
+use super::node::{Scalar, by_dtype, data, on_cuda, tensor};
 use super::unfold::gemm;
 
 /// out = a x b^T for every plane of x [planes, h, w]; a [oh, h] and b [ow, w] with (row, column) strides.
@@ -45,7 +46,7 @@ fn run<T: Scalar>(x: &Tensor, rh: &Tensor, rw: &Tensor) -> Result<Tensor> {
     on_cuda!(&x, resize(&x, rh, rw));
     let pair = Pair { oh, h, sa: (h, 1), ow, w, sb: (w, 1) };
     let out = pair.apply(&data::<T>(&x)?, &data::<T>(&rh)?, &data::<T>(&rw)?);
-    join1("matmul_resize", &x, out, (n, c, oh, ow), move |_, g| {
+    join1("matmul_resize", &x, out, (n, c, oh, ow), move |g| {
         let back = Pair { oh: h, h: oh, sa: (1, h), ow: w, w: ow, sb: (1, w) };
         Ok([Some(tensor(back.apply(&data::<T>(g)?, &data::<T>(&rh)?, &data::<T>(&rw)?), (n, c, h, w))?)])
     })

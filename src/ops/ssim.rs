@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, join2, on_cuda, tensor};
+use super::graph::join2;
+use super::node::{Scalar, Shared, by_dtype, data, fresh, gather, on_cuda, tensor};
 
 const CHUNK: usize = 1 << 13;
 
@@ -45,7 +46,7 @@ fn products<T: Scalar>(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     };
     let (ha, hb) = (a.clone(), b.clone());
     let two = T::of(2.0);
-    join2("ssim_products", &a, &b, out, tripled(&a)?, move |_, g| {
+    join2("ssim_products", &a, &b, out, tripled(&a)?, move |g| {
         let (ad, bd, gd) = (data::<T>(&ha)?, data::<T>(&hb)?, data::<T>(g)?);
         let (ad, bd, gd): (&[T], &[T], &[T]) = (&ad, &bd, &gd);
         let side = |of_b: bool| {
@@ -113,7 +114,7 @@ fn map_of<T: Scalar>(mean_a: &Tensor, means: &Tensor, c1: f64, c2: f64) -> Resul
         out
     };
     let (ha, hm) = (a.clone(), means.clone());
-    join2("ssim_map", &a, &means, out, a.shape(), move |_, g| {
+    join2("ssim_map", &a, &means, out, a.shape(), move |g| {
         let (ad, md, gd) = (data::<T>(&ha)?, data::<T>(&hm)?, data::<T>(g)?);
         let (ad, md, gd): (&[T], &[T], &[T]) = (&ad, &md, &gd);
         let (want_a, want_m) = (ha.track_op(), hm.track_op());

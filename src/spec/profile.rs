@@ -38,6 +38,10 @@ pub struct Profile {
     pub lpips: String,
     /// Seconds between two checkpoints of a training.
     pub checkpoint_seconds: f64,
+    /// Whether trainings forget the inner maps of every block and compute them again in the backward pass: less memory for one more forward
+    /// pass, the same result bit by bit.
+    #[serde(default)]
+    pub recompute: bool,
     /// The card that stands in for a card of the paper.
     #[serde(default)]
     pub cards: BTreeMap<String, String>,
@@ -97,6 +101,9 @@ pub struct GeneratorCost {
     pub evaluate_seconds: f64,
     pub memory_fixed_mb: f64,
     pub memory_per_image_mb: f64,
+    /// The part per image of a training that recomputes; absent where it was not measured.
+    #[serde(default)]
+    pub recomputed_per_image_mb: Option<f64>,
 }
 
 impl Cost {
@@ -107,6 +114,7 @@ impl Cost {
             evaluate_seconds: self.evaluate_seconds,
             memory_fixed_mb: self.memory_fixed_mb,
             memory_per_image_mb: self.memory_per_image_mb,
+            recomputed_per_image_mb: None,
         })
     }
 }

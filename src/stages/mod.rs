@@ -71,6 +71,8 @@ pub struct StageContext<'a> {
     pub checkpoint_every: Duration,
     /// How many images may be optimised at the same time, each with a network of its own, as far as cores and memory go.
     pub side_by_side: usize,
+    /// Whether a training computes inner maps again instead of keeping them: a matter of memory, not of the result.
+    pub recompute: bool,
 }
 
 impl<'a> StageContext<'a> {

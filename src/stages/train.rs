@@ -17,6 +17,7 @@ use crate::images::Rgb8;
 use crate::inverters::mtv::Latents;
 use crate::metrics::Metric;
 use crate::objective::{self, Batch, NoisePolicy, Objective, Perceptual, Recipe, SamplingTable, Which};
+use crate::ops;
 use crate::optim::Optimizer;
 use crate::params::Params;
 use crate::random::Stream;
@@ -73,7 +74,8 @@ pub fn run(spec: &TrainSpec, context: &mut StageContext) -> Result<()> {
         let sampled = streams.sample(&inversion, mode, &items, device)?;
         // Lines 6 to 11: E(x), x' = G(E(x)), the losses of images and latents.
         begin_pass(mode)?;
-        let pass = objective::forward(&loss, &inversion.encoder, generator, &sampled.batch(), Which::Live)?;
+        let forward = || objective::forward(&loss, &inversion.encoder, generator, &sampled.batch(), Which::Live);
+        let pass = ops::recomputing(context.recompute, forward)?;
         let losses = pass.losses.checked(step)?;
         bar.advance(1, &summary(&losses));
         // Line 12: one step of the optimizer on their gradient (several in the released code).

@@ -162,8 +162,12 @@ pub fn all() -> Result<Vec<Case>> {
         list.op(&named("bias + lrelu"), &[shape, &[1, c, 1, 1]], |t| ops::noise_bias_lrelu(&t[0], None, Some(&t[1]), 0.2))?;
         list.op(&named("tangent of a leaky relu"), &[shape], |t| ops::lrelu_tangent(&t[0], &t[0].detach(), 0.2))?;
         list.op(&named("recomputed segment"), &[shape, &[1, c, 1, 1]], |t| {
-            ops::recompute(&[&t[0], &t[1]], |t| ops::leaky_relu(&t[0].broadcast_mul(&t[1])?, 0.2))
+            let run = |t: &[Tensor]| Ok(vec![ops::leaky_relu(&t[0].broadcast_mul(&t[1])?, 0.2)?]);
+            Ok(ops::recompute(&[&t[0], &t[1]], run)?.remove(0))
         })?;
+        list.op(&named("modulation"), &[shape, &[b, c], &[1, c]], |t| ops::modulate(&t[0], &t[1], Some(&t[2])))?;
+        list.op(&named("products by sample"), &[shape, shape], |t| ops::sample_products(&t[0], &t[1]))?;
+        list.op(&named("divergence of softmaxes"), &[shape, shape], |t| ops::softmax_kl(&t[0], &t[1]))?;
     }
     let one_value = vec![(normal("x", SMALL)?, true), (normal("z", &[1, 1, 7, 6])?, false), (normal("s", &[1])?, true)];
     list.with("one noise strength for all channels", one_value, |t| {

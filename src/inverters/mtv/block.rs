@@ -1,6 +1,8 @@
 //! The block of E: norm, 3x3 convolution, noise, bias, leaky ReLU, twice, with a shortcut, and one or two rows of w from
 //! the statistics of what enters each convolution (sections IV.A and IV.B of the paper).
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor};
 
 use super::conditional::ConditionalNorm;
@@ -90,6 +92,27 @@ impl Block {
     /// The strengths that act: the second of the last block does not.
     pub(super) fn noise_strengths(&self) -> Vec<&Tensor> {
         self.halves.iter().filter(|h| h.conv.is_some()).filter_map(|h| h.noise.as_ref()).collect()
+    }
+
+    /// Whether a forward pass changes the block: its singular vectors, in training.
+    pub(super) fn renews(&self, input: &Input) -> bool {
+        input.train && self.norm == Norm::Conditional
+    }
+
+    /// As [`Block::forward`], in one list.
+    pub(super) fn results(&self, x: &Tensor, noise: &[Tensor], input: &Input) -> Result<Vec<Tensor>> {
+        let (out, rows) = self.forward(x, noise, input)?;
+        Ok(std::iter::once(out).chain(rows.into_iter().flat_map(|(a, b)| [a, b])).collect())
+    }
+
+    /// As [`Block::results`], where its inner maps may be forgotten.
+    pub(super) fn segment(self: &Arc<Self>, x: &Tensor, noise: &[Tensor], input: &Input) -> Result<Vec<Tensor>> {
+        let (block, noise, train) = (self.clone(), noise.to_vec(), input.train);
+        let run = move |t: &[Tensor]| block.results(&t[0], &noise, &Input { noise: &[], condition: t.get(1), train });
+        match input.condition {
+            Some(condition) => ops::segment(&[x, condition], run),
+            None => ops::segment(&[x], run),
+        }
     }
 
     /// The next block's input, and the two rows (w1, w2) where the head has rows.
@@ -212,7 +235,7 @@ impl Change {
     fn normed(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.convolve(x)?;
         match &self.affine {
-            Some((weight, bias)) => ops::instance_norm(&x, EPS)?.broadcast_mul(weight)?.broadcast_add(bias),
+            Some((weight, bias)) => ops::modulate(&ops::instance_norm(&x, EPS)?, weight, Some(bias)),
             None => Ok(x),
         }
     }

@@ -32,11 +32,9 @@ impl ConditionalNorm {
     }
 
     pub(super) fn forward(&self, x: &Tensor, c: &Tensor, train: bool) -> Result<Tensor> {
-        let (n, channels, _, _) = x.dims4()?;
-        let shaped = |t: Tensor| t.reshape((n, channels, 1, 1));
-        let scale = shaped((self.scale.forward(c, train)? + 1.0)?)?;
-        let offset = shaped(self.offset.forward(c, train)?)?;
-        x.affine((1.0 + EPS).sqrt().recip(), 0.0)?.broadcast_mul(&scale)?.broadcast_add(&offset)
+        let root = (1.0 + EPS).sqrt().recip();
+        let scale = self.scale.forward(c, train)?.affine(root, root)?;
+        ops::modulate(x, &scale, Some(&self.offset.forward(c, train)?))
     }
 }
 

@@ -9,6 +9,8 @@
 mod block;
 mod conditional;
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
@@ -254,7 +256,7 @@ enum Tail {
 pub struct Encoder {
     config: Config,
     rgb: (Tensor, Tensor),
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<Block>>,
     tail: Tail,
 }
 
@@ -274,8 +276,9 @@ impl Encoder {
         let weight = q.get_coef("weight", (c.first_width, c.channels, 1, 1), Init::Normal(rgb_std), rgb_coef)?;
         let rgb = (weight, q.get("bias", c.first_width, Init::Const(0.0))?);
         let resolution = 2 << c.blocks;
-        let blocks =
-            (0..c.blocks).map(|i| Block::new(c, i, c.is_fused(i, resolution), &p.pp("decode_block").pp(i))).collect::<Result<_>>()?;
+        let blocks = (0..c.blocks)
+            .map(|i| Ok(Arc::new(Block::new(c, i, c.is_fused(i, resolution), &p.pp("decode_block").pp(i))?)))
+            .collect::<Result<_>>()?;
         let flat = 16 * c.max_width;
         let tail = match c.head {
             Head::W | Head::WHalf => Tail::None,
@@ -303,18 +306,24 @@ impl Encoder {
     /// One power iteration of every spectral norm, as a forward pass in training takes it. A fresh BigGAN encoder, whose singular vectors
     /// are random, needs some before it is used outside of training.
     pub fn power_iteration(&self) -> Result<()> {
-        self.blocks.iter().try_for_each(Block::power_iteration)
+        self.blocks.iter().try_for_each(|b| b.power_iteration())
     }
 
     /// The latents of the images `x` [n, channels, r, r], r = 2^(blocks + 1), nominally in [-1, 1].
     ///
     /// Errors: an image of another size, a wrong number of noise maps, a missing condition.
     pub fn forward(&self, x: &Tensor, input: &Input) -> Result<Latents> {
-        Ok(self.forward_blocks(x, input)?.0)
+        self.run(x, input, |_| {})
     }
 
     /// As [`Encoder::forward`], with the output of every block, from the image side.
     pub fn forward_blocks(&self, x: &Tensor, input: &Input) -> Result<(Latents, Vec<Tensor>)> {
+        let mut outputs = Vec::with_capacity(self.blocks.len());
+        let latents = self.run(x, input, |x| outputs.push(x.clone()))?;
+        Ok((latents, outputs))
+    }
+
+    fn run(&self, x: &Tensor, input: &Input, mut each: impl FnMut(&Tensor)) -> Result<Latents> {
         let (n, channels, h, w) = x.dims4()?;
         let side = 2usize << self.config.blocks;
         if (channels, h, w) != (self.config.channels, side, side) {
@@ -330,15 +339,12 @@ impl Encoder {
         let mut x = ops::conv2d_lrelu(x, &self.rgb.0, Some(&self.rgb.1), 1, 0, block::SLOPE)?;
         // Row 0 belongs to the last block's second convolution, the last row to the first block's first.
         let mut rows: Vec<Tensor> = Vec::with_capacity(2 * self.blocks.len());
-        let mut outputs = Vec::with_capacity(self.blocks.len());
         for (i, block) in self.blocks.iter().enumerate() {
             let noise = if self.config.noise { &input.noise[2 * i..(2 * i + 2).min(wanted)] } else { &[] };
-            let (out, w) = block.forward(&x, noise, input)?;
-            outputs.push(out.clone());
-            x = out;
-            if let Some((w1, w2)) = w {
-                rows.extend([w1, w2]);
-            }
+            let mut results = if block.renews(input) { block.results(&x, noise, input)? } else { block.segment(&x, noise, input)? };
+            x = results.remove(0);
+            rows.extend(results);
+            each(&x);
         }
         rows.reverse();
         let mut out = Latents::default();
@@ -356,7 +362,7 @@ impl Encoder {
             }
         }
         out.constant = Some(x);
-        Ok((out, outputs))
+        Ok(out)
     }
 
     /// The learned noise strengths z_n' that act, in the order of the forward pass.

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::super::node::{placed1, placed3};
+use super::super::graph::{kept1, kept3, placed1};
 use super::launch::{Buffer, Launch, chunks};
 
 /// The gradient of a leaky ReLU with the result `res`, or any tangent through it.
@@ -21,13 +21,13 @@ pub(in crate::ops) fn lrelu(x: &Tensor, slope: f64) -> Result<Tensor> {
     let n = x.elem_count();
     let out = Buffer::new(n, &x)?;
     Launch::new("leaky_relu").long(n).float(slope).tensor(&x)?.buffer(&out)?.each(n, x.device())?;
-    placed1("leaky_relu", &x, out.into_storage(), x.shape(), move |res, g| Ok([Some(masked(res, g, slope)?.tensor(g.shape()))]))
+    kept1("leaky_relu", &x, out.into_storage(), x.shape(), move |res, g| Ok([Some(masked(res, g, slope)?.tensor(g.shape()))]))
 }
 
 /// `t` and `y` are contiguous and of one shape.
 pub(in crate::ops) fn tangent(t: &Tensor, y: Tensor, slope: f64) -> Result<Tensor> {
     let out = masked(&y, t, slope)?;
-    placed1("lrelu_tangent", t, out.into_storage(), t.shape(), move |_, g| Ok([Some(masked(&y, g, slope)?.tensor(g.shape()))]))
+    placed1("lrelu_tangent", t, out.into_storage(), t.shape(), move |g| Ok([Some(masked(&y, g, slope)?.tensor(g.shape()))]))
 }
 
 /// The shape of maps [n, c, plane], with one noise map per image or one for all.
@@ -115,7 +115,7 @@ pub(in crate::ops) fn fused(x: &Tensor, map: Option<&Tensor>, strength: &Tensor,
     epilogue(maps, Source::Tensor(x), map.map(|z| (z, strength)), Some(bias), slope, &out, x)?;
     let (tx, ts, tb) = (x.track_op(), strength.track_op(), bias.track_op());
     let map = map.cloned();
-    placed3("noise_bias_lrelu", x, strength, bias, out.into_storage(), x.shape(), move |res, g| {
+    kept3("noise_bias_lrelu", x, strength, bias, out.into_storage(), x.shape(), move |res, g| {
         let kept = (slope != 1.0).then_some(res);
         let back = epilogue_back(maps, kept, g, map.as_ref(), slope, (tx, ts || tb))?;
         let row = |i: usize| back.sums.as_ref().map(|s| s.get(i)?.contiguous()).transpose();
@@ -138,7 +138,7 @@ pub(in crate::ops) fn log_softmax(x: &Tensor) -> Result<Tensor> {
     Launch::new("softmax_join").ints([rows, k]).buffer(&parts)?.buffer(&lse)?.each(rows, device)?;
     let out = Buffer::new(x.elem_count(), &x)?;
     Launch::new("log_softmax").ints([row, k]).tensor(&x)?.buffer(&lse)?.buffer(&out)?.planes(rows, row, device)?;
-    placed1("log_softmax", &x, out.into_storage(), x.shape(), move |res, g| {
+    kept1("log_softmax", &x, out.into_storage(), x.shape(), move |res, g| {
         let device = g.device();
         let parts = Buffer::new(2 * rows * k, g)?;
         Launch::new("noise_bias_lrelu_back")

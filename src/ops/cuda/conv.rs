@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::super::node::{placed1, placed2, placed3};
+use super::super::graph::{kept2, kept3, placed1};
 use super::super::unfold::Geometry;
 use super::act::{Gradients, Maps, Source, epilogue, epilogue_back};
 use super::launch::{Buffer, Launch};
@@ -120,13 +120,13 @@ pub(in crate::ops) fn conv(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, g: Geo
         Ok([dx, dw, sums.map(|s| s.get(0)?.contiguous()).transpose()?])
     };
     let Some((b, shape)) = bias.map(|b| (b, shape.to_vec())) else {
-        return placed2("conv2d", x, w, out.into_storage(), shape.to_vec(), move |res, g| {
+        return kept2("conv2d", x, w, out.into_storage(), shape.to_vec(), move |res, g| {
             let [dx, dw, _] = back(res, g, false)?;
             Ok([dx, dw])
         });
     };
     let tracked = b.track_op();
-    placed3("conv2d", x, w, b, out.into_storage(), shape, move |res, g| back(res, g, tracked))
+    kept3("conv2d", x, w, b, out.into_storage(), shape, move |res, g| back(res, g, tracked))
 }
 
 /// w [a, b, kh, kw], contiguous, spread to [a, b, kh + 1, kw + 1].
@@ -138,7 +138,7 @@ pub(in crate::ops) fn spread(w: &Tensor, scale: f64) -> Result<Tensor> {
     }
     let out = Buffer::new(large, w)?;
     Launch::new("spread").long(large).ints([kh, kw]).float(scale).tensor(w)?.buffer(&out)?.each(large, w.device())?;
-    placed1("fused_weight", w, out.into_storage(), (a, b, kh + 1, kw + 1), move |_, g| {
+    placed1("fused_weight", w, out.into_storage(), (a, b, kh + 1, kw + 1), move |g| {
         let dw = Buffer::new(small, g)?;
         Launch::new("spread_back").long(small).ints([kh, kw]).float(scale).tensor(g)?.buffer(&dw)?.each(small, g.device())?;
         Ok([Some(dw.tensor((a, b, kh, kw)))])

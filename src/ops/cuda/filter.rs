@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::super::node::placed1;
+use super::super::graph::placed1;
 use super::launch::{Buffer, Launch, chunks};
 
 /// Per axis: insert `up` - 1 zeros after each sample, pad, correlate with `taps`, keep every `down`-th; then `gain`.
@@ -18,7 +18,7 @@ pub(in crate::ops) fn filter(x: &Tensor, taps: &[f64], up: usize, down: usize, p
     };
     let out = Buffer::new(b * c * oh * ow, &x)?;
     start("filter", oh * ow)?.tensor(&x)?.buffer(&out)?.planes(b * c, oh * ow, x.device())?;
-    placed1("filter", &x, out.into_storage(), (b, c, oh, ow), move |_, g| {
+    placed1("filter", &x, out.into_storage(), (b, c, oh, ow), move |g| {
         let dx = Buffer::new(b * c * h * w, g)?;
         start("filter_back", h * w)?.tensor(g)?.buffer(&dx)?.planes(b * c, h * w, g.device())?;
         Ok([Some(dx.tensor((b, c, h, w)))])

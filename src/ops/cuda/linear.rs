@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::super::node::{placed1, placed2, placed3};
+use super::super::graph::{placed1, placed2, placed3};
 use super::launch::{Buffer, Launch};
 
 /// A product's result as a buffer, without copying where candle allows it.
@@ -42,9 +42,9 @@ pub(in crate::ops) fn linear(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, shap
     match bias {
         Some(b) => {
             let tracked = b.track_op();
-            placed3("linear", x, w, b, y.into_storage(), shape, move |_, g| back(&g.detach(), tracked))
+            placed3("linear", x, w, b, y.into_storage(), shape, move |g| back(&g.detach(), tracked))
         }
-        None => placed2("linear", x, w, y.into_storage(), shape, move |_, g| {
+        None => placed2("linear", x, w, y.into_storage(), shape, move |g| {
             let [dx, dw, _] = back(&g.detach(), false)?;
             Ok([dx, dw])
         }),
@@ -63,7 +63,7 @@ fn resized(x: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 pub(in crate::ops) fn resize(x: &Tensor, rh: Tensor, rw: Tensor) -> Result<Tensor> {
     let y = resized(&x.detach(), &rh, &rw)?;
     let shape = y.shape().clone();
-    placed1("matmul_resize", x, owned(y)?.into_storage(), shape, move |_, g| {
+    placed1("matmul_resize", x, owned(y)?.into_storage(), shape, move |g| {
         Ok([Some(resized(&g.detach(), &rh.t()?, &rw.t()?)?.contiguous()?)])
     })
 }

@@ -5,6 +5,7 @@
 //! index and formula is tested without a GPU. What only a GPU can show (cuDNN, the driver, speed) is the part of `scripts/gpu-check`.
 
 mod act;
+mod compare;
 mod conv;
 #[cfg(feature = "cudnn")]
 mod cudnn;
@@ -24,6 +25,7 @@ mod ssim;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 pub(super) use act::{fused, log_softmax, lrelu, tangent};
+pub(super) use compare::{modulate, sample_products, softmax_kl};
 pub(super) use conv::{conv, spread};
 #[cfg(feature = "cuda")]
 pub use device::{Card, exact, open, set_exact};

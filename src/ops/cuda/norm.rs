@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::super::node::{placed1, placed2};
+use super::super::graph::{placed1, placed2};
 use super::super::norm::vectors;
 use super::launch::{Buffer, Launch, chunks};
 
@@ -97,7 +97,7 @@ impl Planes {
 fn norm_node(x: &Tensor, planes: Arc<Planes>, eps: f64) -> Result<Tensor> {
     let out = planes.normalise(x, None, eps)?;
     let held = x.clone();
-    placed1("instance_norm", x, out.into_storage(), x.shape(), move |_, g| {
+    placed1("instance_norm", x, out.into_storage(), x.shape(), move |g| {
         let [dx, _] = planes.normalise_back(&held, g, None, eps, (true, false))?;
         Ok([dx])
     })
@@ -107,7 +107,7 @@ fn stats_node(x: &Tensor, planes: Arc<Planes>) -> Result<Tensor> {
     let out = Buffer::new(2 * planes.count(), x)?;
     Launch::new("style_stats").ints([planes.count(), planes.c]).buffer(&planes.moments)?.buffer(&out)?.each(planes.count(), x.device())?;
     let held = x.clone();
-    placed1("style_stats", x, out.into_storage(), (planes.b, 2 * planes.c), move |_, g| {
+    placed1("style_stats", x, out.into_storage(), (planes.b, 2 * planes.c), move |g| {
         let dx = Buffer::new(held.elem_count(), &held)?;
         Launch::new("style_stats_back")
             .ints([planes.plane, chunks(planes.plane), planes.c])
@@ -138,7 +138,7 @@ pub(in crate::ops) fn adain(x: &Tensor, style: &Tensor, eps: f64) -> Result<Tens
     let planes = Planes::of(x)?;
     let out = planes.normalise(x, Some(style), eps)?;
     let (hx, hs) = (x.clone(), style.clone());
-    placed2("adain", x, style, out.into_storage(), x.shape(), move |_, g| {
+    placed2("adain", x, style, out.into_storage(), x.shape(), move |g| {
         planes.normalise_back(&hx, g, Some(&hs), eps, (hx.track_op(), hs.track_op()))
     })
 }
@@ -161,7 +161,7 @@ pub(in crate::ops) fn by_length(kind: Length, x: &Tensor, eps: f64) -> Result<Te
     let start = move |name| Launch::new(name).int(kind as usize).long(places).ints([c, s]).float(eps);
     start("by_length").tensor(&x)?.buffer(&out)?.places(places, x.device())?;
     let held = x.clone();
-    placed1("norm over channels", &x, out.into_storage(), x.shape(), move |_, g| {
+    placed1("norm over channels", &x, out.into_storage(), x.shape(), move |g| {
         let dx = Buffer::new(held.elem_count(), &held)?;
         start("by_length_back").tensor(&held)?.tensor(g)?.buffer(&dx)?.places(places, g.device())?;
         Ok([Some(dx.tensor(held.shape()))])

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::super::node::{placed1, placed2};
+use super::super::graph::{placed1, placed2};
 use super::launch::{Buffer, Launch, blocks_of, chunks};
 
 fn scaled(g: &Tensor, factor: f64) -> Result<Tensor> {
@@ -19,7 +19,7 @@ pub(in crate::ops) fn mix(x: &Tensor, a: f64, y: &Tensor, b: f64) -> Result<Tens
     let out = Buffer::new(n, &x)?;
     Launch::new("mix").long(n).float(a).tensor(&x)?.float(b).tensor(&y)?.buffer(&out)?.each(n, x.device())?;
     let (tx, ty) = (x.track_op(), y.track_op());
-    placed2("mix", &x, &y, out.into_storage(), x.shape(), move |_, g| {
+    placed2("mix", &x, &y, out.into_storage(), x.shape(), move |g| {
         let dx = if tx { Some(scaled(g, a)?) } else { None };
         let dy = if ty { Some(scaled(g, b)?) } else { None };
         Ok([dx, dy])
@@ -43,7 +43,7 @@ pub(in crate::ops) fn channel_affine(x: &Tensor, scale: &[f64], shift: &[f64]) -
         Ok::<_, candle_core::Error>(out)
     };
     let out = run(&x, 1)?;
-    placed1("channel_affine", &x, out.into_storage(), x.shape(), move |_, g| Ok([Some(run(g, 0)?.tensor(g.shape()))]))
+    placed1("channel_affine", &x, out.into_storage(), x.shape(), move |g| Ok([Some(run(g, 0)?.tensor(g.shape()))]))
 }
 
 pub(in crate::ops) fn mse(x: &Tensor, y: &Tensor) -> Result<Tensor> {
@@ -55,7 +55,7 @@ pub(in crate::ops) fn mse(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let out = Buffer::new(1, &x)?;
     Launch::new("total_of_parts").int(count).float(1.0 / n as f64).buffer(&parts)?.buffer(&out)?.one_block(x.device())?;
     let (hx, hy) = (x.clone(), y.clone());
-    placed2("mse", &x, &y, out.into_storage(), (), move |_, g| {
+    placed2("mse", &x, &y, out.into_storage(), (), move |g| {
         let side = |factor: f64| {
             let d = Buffer::new(n, &hx)?;
             Launch::new("squares_back")

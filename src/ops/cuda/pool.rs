@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::super::node::placed1;
+use super::super::graph::{kept1, placed1};
 use super::launch::{Buffer, Launch, chunks};
 
 /// `x` [planes, h, w] pooled to [planes, oh, ow] by `name`; the gradient comes from `back`.
@@ -42,7 +42,7 @@ pub(in crate::ops) fn avg_pool2(x: &Tensor) -> Result<Tensor> {
     let (b, c, h, w) = x.dims4()?;
     let pool = Pool::of(x)?;
     let out = pool.forward("avg_pool2", x)?;
-    placed1("avg_pool2", x, out.into_storage(), (b, c, h / 2, w / 2), move |_, g| {
+    placed1("avg_pool2", x, out.into_storage(), (b, c, h / 2, w / 2), move |g| {
         Ok([Some(pool.backward("avg_pool2_back", &[], g)?.tensor((b, c, h, w)))])
     })
 }
@@ -52,7 +52,7 @@ pub(in crate::ops) fn max_pool2(x: &Tensor) -> Result<Tensor> {
     let pool = Pool::of(x)?;
     let out = pool.forward("max_pool2", x)?;
     let held = x.clone();
-    placed1("max_pool2", x, out.into_storage(), (b, c, h / 2, w / 2), move |res, g| {
+    kept1("max_pool2", x, out.into_storage(), (b, c, h / 2, w / 2), move |res, g| {
         Ok([Some(pool.backward("max_pool2_back", &[&held, res], g)?.tensor((b, c, h, w)))])
     })
 }
@@ -63,7 +63,7 @@ pub(in crate::ops) fn upsample2(x: &Tensor) -> Result<Tensor> {
     let (small, large) = (h * w, 4 * h * w);
     let out = Buffer::new(b * c * large, &x)?;
     Launch::new("upsample2").ints([h, w, chunks(large)]).tensor(&x)?.buffer(&out)?.planes(b * c, large, x.device())?;
-    placed1("upsample2", &x, out.into_storage(), (b, c, 2 * h, 2 * w), move |_, g| {
+    placed1("upsample2", &x, out.into_storage(), (b, c, 2 * h, 2 * w), move |g| {
         let dx = Buffer::new(b * c * small, g)?;
         Launch::new("upsample2_back").ints([h, w, chunks(small)]).tensor(g)?.buffer(&dx)?.planes(b * c, small, g.device())?;
         Ok([Some(dx.tensor((b, c, h, w)))])

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::super::node::placed2;
+use super::super::graph::placed2;
 use super::launch::{Buffer, Launch};
 
 /// `a` and `b` have one shape; `tripled` is it with three times the first dimension.
@@ -12,7 +12,7 @@ pub(in crate::ops) fn ssim_products(a: &Tensor, b: &Tensor, tripled: Vec<usize>)
     let out = Buffer::new(3 * n, &a)?;
     Launch::new("ssim_products").long(n).tensor(&a)?.tensor(&b)?.buffer(&out)?.each(n, a.device())?;
     let (ha, hb) = (a.clone(), b.clone());
-    placed2("ssim_products", &a, &b, out.into_storage(), tripled, move |_, g| {
+    placed2("ssim_products", &a, &b, out.into_storage(), tripled, move |g| {
         let side = |of_b: usize, own: &Tensor, other: &Tensor| {
             let d = Buffer::new(n, g)?;
             Launch::new("ssim_products_back").long(n).int(of_b).tensor(own)?.tensor(other)?.tensor(g)?.buffer(&d)?.each(n, g.device())?;
@@ -31,7 +31,7 @@ pub(in crate::ops) fn ssim_map(a: &Tensor, means: &Tensor, c1: f64, c2: f64) -> 
     let start = move |name| Launch::new(name).long(n).float(c1).float(c2);
     start("ssim_map").tensor(a)?.tensor(means)?.buffer(&out)?.each(n, a.device())?;
     let (ha, hm) = (a.clone(), means.clone());
-    placed2("ssim_map", a, means, out.into_storage(), a.shape(), move |_, g| {
+    placed2("ssim_map", a, means, out.into_storage(), a.shape(), move |g| {
         let da = if ha.track_op() { Some(Buffer::new(n, g)?) } else { None };
         let dm = if hm.track_op() { Some(Buffer::new(3 * n, g)?) } else { None };
         start("ssim_map_back")
