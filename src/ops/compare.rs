@@ -19,6 +19,20 @@ fn samples(name: &str, x: &Tensor, y: &Tensor) -> Result<(usize, usize)> {
     }
 }
 
+/// Sum of f(x[i], y[i]) in f64: one minus a cosine loses the digits that sums in f32 lack.
+#[inline(always)]
+fn exact<T: Scalar>(x: &[T], y: &[T], f: impl Fn(f64, f64) -> f64) -> f64 {
+    let mut acc = [0f64; 16];
+    let (xs, ys) = (x.chunks_exact(16), y.chunks_exact(16));
+    let rest = xs.remainder().iter().zip(ys.remainder());
+    for (x, y) in xs.zip(ys) {
+        for ((a, x), y) in acc.iter_mut().zip(x).zip(y) {
+            *a += f(x.to_f64(), y.to_f64());
+        }
+    }
+    acc.iter().sum::<f64>() + rest.map(|(x, y)| f(x.to_f64(), y.to_f64())).sum::<f64>()
+}
+
 fn products<T: Scalar>(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let (n, m) = samples("sample_products", x, y)?;
     on_cuda!(x, sample_products(x, y));
@@ -30,15 +44,15 @@ fn products<T: Scalar>(x: &Tensor, y: &Tensor) -> Result<Tensor> {
         let sums = gather(n * parts, 4 * xd.len(), |i| {
             let at = i / parts * m + i % parts * CHUNK..i / parts * m + m.min((i % parts + 1) * CHUNK);
             let (x, y) = (&xd[at.clone()], &yd[at]);
-            [sum2(x, y, |x, y| (x - y) * (x - y)), sum2(x, y, |x, y| x * y), sum1(x, |x| x * x), sum1(y, |y| y * y)]
+            [exact(x, y, |x, y| (x - y) * (x - y)), exact(x, y, |x, y| x * y), exact(x, x, |x, _| x * x), exact(y, y, |y, _| y * y)]
         });
-        let mut out = vec![T::zero(); 4 * n];
+        let mut out = vec![0f64; 4 * n];
         for (i, sums) in sums.iter().enumerate() {
             for (kind, s) in sums.iter().enumerate() {
                 out[kind * n + i / parts] += *s;
             }
         }
-        out
+        out.into_iter().map(T::of).collect()
     };
     let (hx, hy) = (x.clone(), y.clone());
     join2("sample_products", &x, &y, out, (4, n), move |g| {
