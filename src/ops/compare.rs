@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor, WithDType, bail};
 
 use super::graph::join2;
 use super::node::{Scalar, by_dtype, data, fresh, gather, max1, on_cuda, pieces, sum1, sum2, tensor};
@@ -27,10 +27,10 @@ fn exact<T: Scalar>(x: &[T], y: &[T], f: impl Fn(f64, f64) -> f64) -> f64 {
     let rest = xs.remainder().iter().zip(ys.remainder());
     for (x, y) in xs.zip(ys) {
         for ((a, x), y) in acc.iter_mut().zip(x).zip(y) {
-            *a += f(x.to_f64(), y.to_f64());
+            *a += f(WithDType::to_f64(*x), WithDType::to_f64(*y));
         }
     }
-    acc.iter().sum::<f64>() + rest.map(|(x, y)| f(x.to_f64(), y.to_f64())).sum::<f64>()
+    acc.iter().sum::<f64>() + rest.map(|(x, y)| f(WithDType::to_f64(*x), WithDType::to_f64(*y))).sum::<f64>()
 }
 
 fn products<T: Scalar>(x: &Tensor, y: &Tensor) -> Result<Tensor> {
