@@ -41,6 +41,8 @@ pub struct Done {
     pub folder: PathBuf,
     /// Stages that were executed now; 0 when everything was cached.
     pub executed: usize,
+    /// The record differs from what the folder held before.
+    pub changed: bool,
     /// The finished stages, in the order of the plan.
     pub stages: Vec<Finished>,
 }
@@ -80,10 +82,12 @@ impl Runner<'_> {
         }
         let record = self.record(&finished)?;
         let executed = finished.iter().filter(|(_, cached)| !cached).count();
-        if executed > 0 || !folder.join("record.json").exists() {
+        // The words of a study may change although every stage is cached: labels, the order that is claimed, notes.
+        let changed = executed > 0 || Record::read(&folder.join("record.json")).map_or(true, |old| old.spec != record.spec);
+        if changed {
             write_record(&folder, &record)?;
         }
-        Ok(Done { record, folder, executed, stages: finished.into_iter().map(|(f, _)| f).collect() })
+        Ok(Done { record, folder, executed, changed, stages: finished.into_iter().map(|(f, _)| f).collect() })
     }
 
     /// One stage that needs no other, from the store or executed.

@@ -39,6 +39,18 @@ fn the_same_command_gives_the_same_bytes_and_a_second_one_does_no_work() {
     assert_eq!(before, std::fs::read(sandbox.path("a/runs/ablation_mtv.tiny/record.json")).expect("the record"));
     assert!(sandbox.run(&["plan", "ablation_mtv", "--profile", "tiny", "--out", "a"]).stdout.contains("Nothing to do"));
 
+    // Other words in the study: no work, but the table says them.
+    sandbox.write(
+        "experiments/ablation_mtv.toml",
+        include_str!("../experiments/ablation_mtv.toml").replace("label = \"w/2\"", "label = \"half of w\""),
+    );
+    let worded = sandbox.run(&["run", "ablation_mtv", "--profile", "tiny", "--out", "a"]);
+    assert!(worded.code == Some(0) && worded.stderr.contains("nothing to do"), "{}", worded.stderr);
+    assert!(sandbox.record("a", "ablation_mtv.tiny").arms.iter().any(|arm| arm.label == "half of w"));
+    let table = std::fs::read_to_string(sandbox.path("a/runs/ablation_mtv.tiny/report/table.md")).expect("the table");
+    assert!(worded.stdout.contains("half of w") && table.contains("half of w"));
+    std::fs::remove_file(sandbox.path("experiments/ablation_mtv.toml")).expect("removing the study");
+
     // Another seed: other numbers for every arm, the same images and reference rows.
     run(&sandbox, &["--out", "a", "--seed", "2"]);
     let other = sandbox.record("a", "ablation_mtv.tiny.seed2");

@@ -87,7 +87,7 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
 /// Renders the run's report unless nothing has changed; returns the table for the terminal.
 fn report(plan: &Plan, done: &Done) -> Result<String> {
     let folder = done.folder.join("report");
-    if done.executed == 0 && folder.join("table.md").exists() {
+    if !done.changed && folder.join("table.md").exists() {
         return Ok(table::terminal(&Report::of(&done.record)?));
     }
     let mut show = Shown::default();
