@@ -87,6 +87,10 @@ fn an_optimised_image_depends_on_no_other() {
     let table = std::fs::read_to_string(sandbox.path("one/runs/small.tiny/report/table.md")).expect("a table");
     assert!(table.contains("Quality against seconds, synthesized images") && table.contains("| oe | start |"), "{table}");
     assert!(sandbox.path("one/runs/small.tiny/report/tradeoff.png").exists());
+    // Nothing impossible in our own table: differences and spreads are not read as scores.
+    let lint = sandbox.run(&["lint-table", "one/runs/small.tiny/report/table.md"]);
+    assert!(lint.code == Some(0) && lint.stdout.contains(" 0 impossible"), "{}{}", lint.stdout, lint.stderr);
+    assert!(!lint.stdout.contains("mixed protocols"), "{}", lint.stdout);
 }
 
 #[test]

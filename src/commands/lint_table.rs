@@ -63,7 +63,8 @@ fn csv(text: &str) -> Result<Vec<Table>> {
     Ok(vec![lint::table(&heads, &lines, None)?])
 }
 
-/// Every pipe table that has a column of scores.
+/// Every pipe table that has a column of scores. Differences and spreads are none: a table with signed numbers, or with several in one
+/// cell, is passed over.
 fn markdown(text: &str) -> Result<Vec<Table>> {
     let is_row = |line: &str| line.trim_start().starts_with('|');
     let fields = |line: &str| line.trim().trim_matches('|').split('|').map(|f| f.trim().to_string()).collect::<Vec<_>>();
@@ -72,12 +73,22 @@ fn markdown(text: &str) -> Result<Vec<Table>> {
     let (mut tables, mut fault) = (vec![], None);
     for block in lines.chunk_by(|a, b| is_row(a) && is_row(b)).filter(|b| b.len() > 2 && is_rule(b[1])) {
         let rows: Vec<Vec<String>> = block[2..].iter().map(|l| fields(l)).collect();
+        if rows.iter().flatten().any(|f| f.starts_with('+') || several(f)) {
+            continue;
+        }
         match lint::table(&fields(block[0]), &rows, None) {
             Ok(table) => tables.push(table),
             Err(e) => fault = Some(e),
         }
     }
     if tables.is_empty() { Err(fault.unwrap_or_else(|| Error::usage("no Markdown table with a head and a rule"))) } else { Ok(tables) }
+}
+
+/// "0.05 / 2.10 / 0.40".
+fn several(field: &str) -> bool {
+    let mut parts = field.split(" / ");
+    let number = |p: Option<&str>| p.is_some_and(|p| p.trim().parse::<f64>().is_ok());
+    number(parts.next()) && number(parts.next())
 }
 
 fn toml_tables(text: &str) -> Result<Vec<Table>> {

@@ -206,7 +206,7 @@ fn clipped(points: &[(f64, f64)], low: f64, high: f64) -> Vec<(f64, f64)> {
 }
 
 /// Round numbers from `low` to `high`, about `count` of them.
-fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
+pub(super) fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
     let rough = (high - low) / count as f64;
     let power = 10f64.powf(rough.log10().floor());
     let apart = |step: f64| (step / rough).ln().abs();

@@ -261,7 +261,7 @@ fn reading(psnr: Printed, peak: Peak, gap: &Gap) -> Option<String> {
 
 /// Sizes in the heads ("psnr@64") and numbers of images that differ within one table.
 fn mixed(table: &Table, found: &mut Vec<Finding>) {
-    let sizes: Vec<&str> = table.columns.iter().filter_map(|c| c.head.split_once('@')).map(|(_, s)| s.trim()).collect();
+    let sizes: Vec<&str> = table.columns.iter().filter_map(|c| c.head.split_once('@')).map(|(_, s)| size(s)).collect();
     if let Some(other) = sizes.iter().find(|s| **s != sizes[0]) {
         let message = format!("mixed protocols: columns at {} and at {other}", sizes[0]);
         found.push(Finding { severity: Severity::Doubtful, row: "all".into(), message });
@@ -288,6 +288,12 @@ fn mixed(table: &Table, found: &mut Vec<Finding>) {
             found.push(Finding { severity: Severity::Doubtful, row: "all".into(), message });
         }
     }
+}
+
+/// The size at the start of what follows an "@": of "64, dB ↑" it is "64".
+fn size(text: &str) -> &str {
+    let text = text.trim();
+    text.find(|c: char| !c.is_alphanumeric()).map_or(text, |end| &text[..end])
 }
 
 fn text_index(table: &Table, column: usize) -> usize {
@@ -359,7 +365,8 @@ fn printed(text: &str, head: &str) -> Result<Option<Printed>> {
     let bare: String = text.replace(['*', '_', '`', '$', '~'], "").replace('−', "-").trim().to_string();
     let word = bare.split([' ', '±', '[', '(']).find(|w| !w.is_empty()).unwrap_or("").trim_end_matches('%');
     match word.to_lowercase().as_str() {
-        "" | "-" | "–" | "—" | "n/a" | "na" => return Ok(None),
+        // The last is "not reported".
+        "" | "-" | "–" | "—" | "n/a" | "na" | "not" => return Ok(None),
         "∞" | "inf" | "infinity" | "\\infty" => return Ok(Some(Printed { value: f64::INFINITY, half: 0.0 })),
         _ => {}
     }

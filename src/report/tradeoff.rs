@@ -222,6 +222,9 @@ fn pairs(record: &Record, courses: &[Course], metrics: &[&str], digits: &[usize]
     out
 }
 
+/// Where the axis of time begins: less is not told apart.
+const LEAST_SECONDS: f64 = 1e-3;
+
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 560.0;
 const SIZE: f64 = 24.0;
@@ -253,7 +256,7 @@ fn panel(sheet: &mut Sheet, (x0, y0): (f64, f64), (set, metric): (&str, &str), c
         .iter()
         .enumerate()
         .map(|(i, c)| {
-            let point = |s: &u64| c.mean(*s, metric, images).map(|v| (c.seconds(*s).max(1e-6).log10(), v));
+            let point = |s: &u64| c.mean(*s, metric, images).map(|v| (c.seconds(*s).max(LEAST_SECONDS).log10(), v));
             (c.arm.label.as_str(), COLOURS[i % COLOURS.len()], c.scores.keys().filter_map(point).collect::<Vec<_>>())
         })
         .filter(|(.., points)| !points.is_empty())
@@ -275,11 +278,12 @@ fn panel(sheet: &mut Sheet, (x0, y0): (f64, f64), (set, metric): (&str, &str), c
     let (top, bottom) = (y0 + 74.0, y0 + HEIGHT - 92.0);
     let px = |v: f64| left + (right - left) * (v - first) / (last - first);
     let py = |v: f64| bottom - (bottom - top) * (v - low) / (high - low);
-    let step = (high - low) / 4.0;
-    for i in 0..=4 {
-        let v = low + step * f64::from(i);
+    let marks = super::curves::ticks(low, high, 5);
+    let apart = if marks.len() > 1 { marks[1] - marks[0] } else { 1.0 };
+    let digits = ((-apart.log10()).ceil().max(0.0) as usize).min(info.digits + 1);
+    for v in marks {
         sheet.line(vec![(left, py(v)), (right, py(v))], 1.0, LIGHT);
-        sheet.label(left - 10.0, py(v) + 0.36 * SIZE, SIZE, Anchor::End, BLACK, number(v, info.digits));
+        sheet.label(left - 10.0, py(v) + 0.36 * SIZE, SIZE, Anchor::End, BLACK, number(v, digits));
     }
     for decade in first as i64..=last as i64 {
         let x = px(decade as f64);
