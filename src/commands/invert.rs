@@ -39,7 +39,7 @@ pub struct Args {
     /// Pictures (PNG, JPEG, WebP), or folders or archives of them.
     #[arg(required = true, value_name = "PICTURE")]
     pictures: Vec<PathBuf>,
-    /// Which encoder of the run: the name of an arm. The one with the best PSNR if left out.
+    /// Which encoder of the run: the name of an arm. The one with the best LPIPS if left out.
     #[arg(long, short, value_name = "ARM", conflicts_with = "encoder")]
     method: Option<String>,
     /// The finished run that trained it, for example ablation_mtv.mini. The latest if left out.

@@ -147,7 +147,8 @@ fn usable(record: &Record) -> impl Iterator<Item = &ArmInfo> {
     record.arms.iter().filter(|a| !a.reference)
 }
 
-/// The arm of this name, or the one with the best mean PSNR, on real images where the record has any.
+/// The arm of this name, or the one with the best mean LPIPS (PSNR where there is none), on real images where the record has any. PSNR
+/// would take a blurred reconstruction whose w lies where the generator has no faces, and edits of that do nothing.
 fn arm<'a>(record: &'a Record, run: &str, method: Option<&str>) -> Result<&'a ArmInfo> {
     if let Some(method) = method {
         return usable(record).find(|a| a.name == method || a.label == method).ok_or_else(|| {
@@ -157,8 +158,9 @@ fn arm<'a>(record: &'a Record, run: &str, method: Option<&str>) -> Result<&'a Ar
         });
     }
     let set = if record.images.iter().any(|i| i.set == "real") { "real" } else { record.images.first().map_or("", |i| i.set.as_str()) };
-    let metric = record.scores.iter().map(|s| s.metric.as_str()).find(|m| m.starts_with("psnr")).unwrap_or_default();
-    let score = |arm: &ArmInfo| Grid::of(record, &arm.name, set, metric).ok().flatten().map(|g| stats::mean(&g.by_image()));
+    let named = |measure: &str| record.scores.iter().map(|s| s.metric.as_str()).find(|m| m.starts_with(measure));
+    let (metric, sign) = named("lpips").map_or((named("psnr").unwrap_or_default(), 1.0), |lpips| (lpips, -1.0));
+    let score = |arm: &ArmInfo| Grid::of(record, &arm.name, set, metric).ok().flatten().map(|g| sign * stats::mean(&g.by_image()));
     let best = usable(record).filter_map(|a| Some((score(a)?, a))).max_by(|a, b| a.0.total_cmp(&b.0));
     best.map(|(_, arm)| arm)
         .or_else(|| usable(record).next())
