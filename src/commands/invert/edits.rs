@@ -105,7 +105,7 @@ fn learn(trained: &Trained, store: &Store, device: &Device, progress: &Progress)
         )));
     };
     let checkpoint_every = Duration::from_secs_f64(profile.checkpoint_seconds);
-    let done = Runner { plan: &plan, store, device, progress, checkpoint_every }.stage(stage)?;
+    let done = Runner { plan: &plan, store, device, progress, checkpoint_every, recompute: profile.recompute }.stage(stage)?;
     let infos: Vec<Direction> = done.json("directions.json")?;
     let tensors = done.tensors("directions.safetensors", device)?;
     let with_tensor = |info: Direction| {
