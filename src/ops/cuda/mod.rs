@@ -33,7 +33,6 @@ pub use device::{Card, exact, open, set_exact};
 pub use emulator::{emulate, launches};
 pub(super) use filter::filter;
 pub use in_place::{accumulate, optimizer_step, towards};
-pub(super) use launch::Buffer;
 pub(super) use linear::{linear, resize};
 pub(super) use norm::{Length, adain, by_length, instance_norm, instance_norm_stats, style_stats};
 pub(super) use pointwise::{channel_affine, mix, mse};
