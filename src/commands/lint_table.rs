@@ -73,7 +73,7 @@ fn markdown(text: &str) -> Result<Vec<Table>> {
     let (mut tables, mut fault) = (vec![], None);
     for block in lines.chunk_by(|a, b| is_row(a) && is_row(b)).filter(|b| b.len() > 2 && is_rule(b[1])) {
         let rows: Vec<Vec<String>> = block[2..].iter().map(|l| fields(l)).collect();
-        if rows.iter().flatten().any(|f| f.starts_with('+') || several(f)) {
+        if rows.iter().flatten().any(|f| signed(f) || several(f)) {
             continue;
         }
         match lint::table(&fields(block[0]), &rows, None) {
@@ -82,6 +82,11 @@ fn markdown(text: &str) -> Result<Vec<Table>> {
         }
     }
     if tables.is_empty() { Err(fault.unwrap_or_else(|| Error::usage("no Markdown table with a head and a rule"))) } else { Ok(tables) }
+}
+
+/// "+0.21", but not the arm "+ AT1".
+fn signed(field: &str) -> bool {
+    field.strip_prefix('+').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// "0.05 / 2.10 / 0.40".

@@ -57,6 +57,8 @@ impl Quantity {
         let head = head.to_lowercase();
         let word = |w: &str| head.split(|c: char| !c.is_alphanumeric()).any(|h| h == w);
         match () {
+            // "w/o LPIPS" is an arm of an ablation.
+            () if ["without ", "w/o "].iter().any(|start| head.starts_with(start)) => Quantity::Text,
             () if head.contains("psnr") => Quantity::Psnr,
             () if head.contains("ssim") => Quantity::Ssim,
             () if head.contains("lpips") => Quantity::Lpips,
