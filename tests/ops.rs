@@ -1,4 +1,6 @@
 //! Tensor operations: values against plain compositions, gradients against finite differences, and the awkward points.
+//!
+//! Longer than other files: every operation stands here with the same four checks.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use mtv_bench::ops;

@@ -3,6 +3,8 @@
 //! The reference is huggingface/pytorch-pretrained-BigGAN, which MTV-TSA carries; the names are those of its `pytorch_model.bin`,
 //! the configuration is its `config.json`. Spectral norms are folded into the weights of a frozen network; batch norms read the
 //! row of the standing statistics that belongs to a truncation.
+//!
+//! Longer than other files: one paper, one file, with what opens its published files.
 
 use std::cell::RefCell;
 

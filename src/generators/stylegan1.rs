@@ -7,6 +7,8 @@
 //!
 //! One synthesis layer is: nearest upsampling and 3x3 convolution (from 128 px on as one transposed convolution), blur (after
 //! upsampling only), noise times strength, bias, leaky ReLU, instance norm, style `x * (s0 + 1) + s1`.
+//!
+//! Longer than other files: one paper, one file, with what opens files of other layouts.
 
 use std::sync::Arc;
 

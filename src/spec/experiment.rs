@@ -3,6 +3,8 @@
 //!
 //! A study names the networks of the paper; the profile says what stands in for them. An arm overrides whole named tables of
 //! the study (`recipe`, `train`) and nothing else, so that an arm can be read without the rest.
+//!
+//! Longer than other files: what is written, what it becomes and the checks between the two are read together, key by key.
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};

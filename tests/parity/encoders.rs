@@ -1,4 +1,6 @@
 //! Parity with the authors' released code (mtv_tsa): encoders, losses, attention, optimizer, training and embedding steps.
+//!
+//! Longer than other files: a function per kind of fixture, and the reference has many kinds.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! The fixtures of the metric networks: LPIPS, FID Inception, the Fréchet distance, KID, and the paper's script at 512
 //! pixels. Full-width networks have pseudo-random weights that the manifest defines and no file holds.
+//!
+//! Longer than other files: a function per kind of fixture, with the weights that no file holds.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;

@@ -1,4 +1,6 @@
 //! Parity with the paper's equations and text (paper_recipe): losses, views, z_n, Adam, whole training steps; float64 truth.
+//!
+//! Longer than other files: a function per kind of fixture, and the paper's recipe has many terms.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
