@@ -36,7 +36,7 @@ pub struct Pass {
 }
 
 /// Runs the schedule. `forward` makes the image and the losses of the current parameters; `seen` gets the number of updates that the
-/// image has behind it, the pass, and the last gradients, after this iteration's update.
+/// image has behind it, the pass, whose graph may be gone, and the last gradients, after this iteration's update.
 pub fn refine(
     optimizer: &mut Optimizer,
     schedule: &Schedule,
@@ -46,9 +46,10 @@ pub fn refine(
     for step in 0..schedule.steps {
         let pass = forward()?;
         let mut last = None;
-        for groups in &schedule.groups {
+        for (i, groups) in schedule.groups.iter().enumerate() {
             let Some(total) = pass.losses.total(groups)? else { continue };
-            let grads = total.backward()?;
+            // The last step frees the graph as it goes.
+            let grads = if i + 1 == schedule.groups.len() { ops::backward(&total)? } else { total.backward()? };
             match schedule.no_gradient {
                 NoGradient::Skip => optimizer.step(&grads, schedule.lr)?,
                 NoGradient::Zero => optimizer.step_or_decay(&grads, schedule.lr)?,

@@ -4,7 +4,7 @@
 //! | | losses | optimizer |
 //! |---|---|---|
 //! | ALAE | latent reciprocity (E(G(w)) - w)^2 on a frozen G; the joint training of E, G, F and D has no place here | LREQAdam 0.0015 |
-//! | pSp | squared pixel differences + 0.8 LPIPS of the study's features; without the identity term, for which no network ships | Adam 0.001 |
+//! | pSp | squared pixel differences + 0.8 LPIPS of the study's features; without the identity term: the identity network only judges | Adam 0.001 |
 //! | In-Domain | squared pixel differences + features + 0.1 of a discriminator that learns beside it, with R1 | Adam 0.001 |
 //!
 //! Sources: eladrich/pixel2style2pixel `training/coach.py`; podgorskiy/ALAE `train_alae.py`; genforce/genforce
@@ -19,7 +19,7 @@ use super::train::{Curve, Images, Saved, Streams, batch_items, check_finite, dec
 use super::{BaselineSpec, StageContext, open};
 use crate::generators::{Generator, Stage, Synthesis};
 use crate::inverters::baseline::{Baseline, Encoder, SameGenerator};
-use crate::objective::{Group, Losses, NoGradient, Term, step};
+use crate::objective::{Group, Losses, Term};
 use crate::ops;
 use crate::optim::{Optimizer, Rule};
 use crate::params::Params;
@@ -72,7 +72,7 @@ impl Critic {
         let stage = self.stage;
         let penalty = Penalty::R1 { gamma: R1 };
         let (_, surrogate) = penalty.at(x, |x| self.network.scores(x, stage), |x| self.frozen.scores(x, stage))?;
-        let grads = (loss + surrogate)?.backward()?;
+        let grads = ops::backward(&(loss + surrogate)?)?;
         Ok(self.optimizer.step(&grads, lr)?)
     }
 }
@@ -190,7 +190,9 @@ pub fn run(spec: &BaselineSpec, context: &mut StageContext) -> Result<()> {
         let values = losses.checked(at)?;
         bar.advance(1, &values.iter().map(|(name, v)| format!("{} {v:.3}", &name[2..])).collect::<Vec<_>>().join(" "));
         let rate = decay(spec.decay, at, spec.steps);
-        step(&losses, &[Group::Image], NoGradient::Skip, &mut optimizer, lr * rate)?;
+        if let Some(total) = losses.total(&[Group::Image])? {
+            optimizer.step(&ops::backward(&total)?, lr * rate)?;
+        }
         if let (Some(critic), Some(x_prime)) = (&mut critic, &x_prime) {
             critic.step(&images.x, x_prime, ADAM_RATE * rate)?;
         }
