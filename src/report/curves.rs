@@ -5,9 +5,9 @@ use super::{info, trained};
 use crate::Result;
 use crate::record::Record;
 
-/// Colours that remain apart for colour-blind readers (Okabe and Ito 2008, without yellow; black last).
-pub(super) const COLOURS: [Rgb; 7] =
-    [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [230, 159, 0], [40, 40, 40]];
+/// Colours that remain apart for colour-blind readers (Okabe and Ito 2008, with grey for their yellow; black and grey last).
+pub(super) const COLOURS: [Rgb; 8] =
+    [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [230, 159, 0], [40, 40, 40], [135, 135, 135]];
 
 const WIDTH: f64 = 820.0;
 const HEIGHT: f64 = 560.0;

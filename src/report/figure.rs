@@ -76,8 +76,13 @@ impl Block<'_> {
         reconstructions: &'a BTreeMap<String, Pictures>,
     ) -> Result<Vec<GridRow<'a>>> {
         let mut rows: Vec<GridRow> = vec![("target".into(), String::new(), targets)];
+        let scored: Vec<String> = self.groups.iter().map(|(set, _)| scored_set(record, &self.arms, set)).collect();
+        // "first 24": the images of the means, where they are not all of the set.
+        let part = |(table, (set, _)): (&String, &(String, _))| Some(table.strip_prefix(set.as_str())?.trim_matches([' ', '(', ')']).to_string());
+        let part = scored.iter().zip(&self.groups).filter_map(part).find(|p| !p.is_empty()).map_or(String::new(), |p| format!(", {p}"));
         for arm in &self.arms {
-            rows.push((arm.label.clone(), mean_psnr(record, &arm.name, &self.groups)?, &reconstructions[&arm.name]));
+            let mean = mean_psnr(record, &arm.name, &scored)?;
+            rows.push((arm.label.clone(), if mean.is_empty() { mean } else { mean + &part }, &reconstructions[&arm.name]));
         }
         Ok(rows)
     }
@@ -123,20 +128,22 @@ impl Block<'_> {
 }
 
 /// "21.3 / 18.2 dB": the arm's mean PSNR on each set of the grid.
-fn mean_psnr(record: &Record, arm: &str, groups: &[(String, Vec<String>)]) -> Result<String> {
+fn mean_psnr(record: &Record, arm: &str, scored: &[String]) -> Result<String> {
     let mut parts = vec![];
-    for (set, _) in groups {
-        // An arm that has only the first images stands in a table of those.
-        let part = format!("{set} (first ");
-        let of_part = sets(record).into_iter().find(|s| s.starts_with(&part)).unwrap_or_default();
-        let scored = |set: &&str| record.scores.iter().any(|s| s.arm == arm && s.set == **set);
-        let Some(set) = [set.as_str(), &of_part].into_iter().find(scored) else { continue };
+    for set in scored {
         let Some(metric) = finding::metric_named(record, set, "psnr") else { continue };
         if let Some(grid) = Grid::of(record, arm, set, &metric)? {
             parts.push(number(stats::mean(&grid.by_image()), info(&metric)?.digits));
         }
     }
     Ok(if parts.is_empty() { String::new() } else { format!("{} dB", parts.join(" / ")) })
+}
+
+/// The table that has the means of all these arms on this set: where one of them inverts the first images only, that of those images.
+fn scored_set(record: &Record, arms: &[&ArmInfo], set: &str) -> String {
+    let all_in = |table: &str| arms.iter().all(|a| record.scores.iter().any(|s| s.arm == a.name && s.set == table));
+    let part = format!("{set} (first ");
+    if all_in(set) { None } else { sets(record).into_iter().find(|s| s.starts_with(&part) && all_in(s)) }.unwrap_or_else(|| set.into())
 }
 
 /// Width and height of a picture on the sheet, and the picture itself with its enlargement: large ones are averaged down, small ones

@@ -5,15 +5,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::curves::COLOURS;
 use super::ink::{Anchor, BLACK, Figure, GREY, LIGHT, Rgb, Shape, Sheet, text_width};
 use super::{info, number, trained};
 use crate::Result;
 use crate::record::stats::{self, Bootstrap};
 use crate::record::summary::image_resamples;
 use crate::record::{ArmInfo, Record};
-
-/// Colours that remain apart for colour-blind readers (Okabe and Ito 2008, without yellow; black last).
-const COLOURS: [Rgb; 7] = [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [230, 159, 0], [40, 40, 40]];
 
 /// The tables of one set of images.
 #[derive(Debug, Clone, PartialEq, Serialize)]
