@@ -61,19 +61,23 @@ enum Action {
         /// The network; all that ship without it.
         name: Option<String>,
     },
-    /// Draw a sheet of a picture source: 64 samples, or one factor from -1 to 1.
+    /// Draw a sheet of a picture source: 64 samples, one factor from -1 to 1, or all factors.
     Sheet {
         /// "faces" or "objects".
         source: String,
         /// A factor, for example "smile" or "scale".
         #[arg(long)]
         factor: Option<String>,
+        /// A labelled row for each factor, from -1 to 1.
+        #[arg(long, conflicts_with_all = ["factor", "unseen", "masks"])]
+        factors: bool,
         /// The held-out faces with accessories that the generators never see.
         #[arg(long, conflicts_with = "factor")]
         unseen: bool,
         /// The masks beside the pictures.
         #[arg(long)]
         masks: bool,
+        /// PNG, or JPEG where its name ends in .jpg.
         #[arg(long, value_name = "FILE", default_value = "sheet.png")]
         out: PathBuf,
     },
@@ -118,7 +122,14 @@ pub fn run(args: Args) -> Result<()> {
             Ok(())
         }
         Action::Verify { name } => verify(name.as_deref()),
-        Action::Sheet { source, factor, unseen, masks, out } => draw_sheet(&source, factor.as_deref(), unseen, masks, &out),
+        Action::Sheet { source, factors: true, out, .. } => {
+            sheet::save(&out, &sheet::of_factors(&picture_source(&source)?)?)?;
+            println!("{}", out.display());
+            Ok(())
+        }
+        Action::Sheet { source, factor, unseen, masks, out, .. } => {
+            draw_sheet(&picture_source(&source)?, factor.as_deref(), unseen, masks, &out)
+        }
     }
 }
 
@@ -186,11 +197,12 @@ fn list() -> Result<()> {
     Ok(())
 }
 
-fn draw_sheet(name: &str, factor: Option<&str>, unseen: bool, masks: bool, out: &Path) -> Result<()> {
+fn picture_source(name: &str) -> Result<Source> {
     let card = format!("mini/{}", name.trim_start_matches("mini/"));
-    let Some(source) = Source::named(&card, source::SEED) else {
-        return Err(Error::usage(format!("there is no source \"{name}\"; there are faces and objects")));
-    };
+    Source::named(&card, source::SEED).ok_or_else(|| Error::usage(format!("there is no source \"{name}\"; there are faces and objects")))
+}
+
+fn draw_sheet(source: &Source, factor: Option<&str>, unseen: bool, masks: bool, out: &Path) -> Result<()> {
     let pictures: Vec<_> = match factor {
         Some(name) => {
             let Some(place) = source.factors().iter().position(|f| *f == name) else {
