@@ -126,7 +126,7 @@ impl Penalty {
 /// The gradient of the sum of all scores with respect to `x`.
 pub fn input_gradient(x: &Tensor, frozen: impl Fn(&Dual) -> Result<Dual>) -> Result<Tensor> {
     let input = Var::from_tensor(x)?;
-    let grads = frozen(&Dual::plain(input.as_tensor()))?.value.sum_all()?.backward()?;
+    let grads = ops::backward(&frozen(&Dual::plain(input.as_tensor()))?.value.sum_all()?)?;
     match grads.get(input.as_tensor()) {
         Some(gradient) => Ok(gradient.detach()),
         None => bail!("the scores do not depend on the images"),

@@ -1,9 +1,4 @@
-//! Adversarial training of a mini generator with progressive growth (Karras et al., ICLR 2018), the non-saturating loss
-//! (Goodfellow et al., NeurIPS 2014) and lazy R1 (Mescheder et al., ICML 2018; Karras et al., CVPR 2020).
-//!
-//! One pass of D over the generated images serves both losses: D's loss is sent back to the images with the seed
-//! `max(sigmoid(D), FLOOR) / n` per image, and the image gradient is rescaled per image into that of G's loss. Without the floor
-//! the gradients vanish once D is sure, and the training dies.
+//! Adversarial training of a mini generator with progressive growth (Karras et al., ICLR 2018); the losses are in `adversarial`.
 //!
 //! Everything random is a function of (seed, stream, image number), so a training that was killed and resumed equals one that was
 //! not.
@@ -12,12 +7,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Tensor, Var, bail};
+use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
+use super::adversarial::{self, Critic, Losses, Objective, Where};
 use super::checkpoint;
-use super::discriminator::{self, Discriminator, Dual, Penalty};
+use super::discriminator::{self, Discriminator};
 use super::pool::Pool;
+use super::schedule::{Point, Recipe};
 use super::shards::{self, Grads, Shards};
 use super::sheet;
 use crate::error::Kind;
@@ -27,84 +24,12 @@ use crate::params::{Param, Params};
 use crate::random::Stream;
 use crate::{Error, Result};
 
-/// The least seed of D's gradient at a generated image, see above.
-const FLOOR: f64 = 2e-3;
-/// R1 is computed every so many steps, with as many times the weight.
-const R1_EVERY: u64 = 8;
 const EMA: f64 = 0.998;
 const STATE: &str = "state.safetensors";
 
-/// What is trained and how; written into every checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Recipe {
-    pub seed: u64,
-    pub batch: usize,
-    /// Learning rate of both networks.
-    pub lr: f64,
-    /// Images shown at 8, 16, 32 ... px.
-    pub stages: Vec<u64>,
-    /// Images during which a new resolution fades in, at most 40 % of its stage.
-    pub fade: u64,
-    /// (images shown, weight of R1 from there on), in order.
-    pub gamma: Vec<(u64, f64)>,
-    /// The last part of the training, during which the learning rate falls to 5 %.
-    pub decay: f64,
-    /// Number of different training pictures.
-    pub pool: usize,
-}
-
-/// Where in the schedule a step is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Point {
-    stage: Stage,
-    lr: f64,
-    gamma: f64,
-}
-
-impl Recipe {
-    pub fn total(&self) -> u64 {
-        self.stages.iter().sum()
-    }
-
-    /// The same training with every stage scaled.
-    pub fn scaled(&self, by: f64) -> Self {
-        let scale = |&n: &u64| ((n as f64 * by) as u64).max(self.batch as u64);
-        Recipe { stages: self.stages.iter().map(scale).collect(), fade: (self.fade as f64 * by.max(0.5)) as u64, ..self.clone() }
-    }
-
-    /// The images of each stage that are left after `shown`.
-    pub fn left(&self, shown: u64) -> Vec<u64> {
-        let mut first = 0;
-        let left = |&images: &u64| {
-            let left = (first + images).saturating_sub(shown).min(images);
-            first += images;
-            left
-        };
-        self.stages.iter().map(left).collect()
-    }
-
-    fn at(&self, shown: u64) -> Point {
-        let mut first = 0;
-        let mut place = 0;
-        while place + 1 < self.stages.len() && shown >= first + self.stages[place] {
-            first += self.stages[place];
-            place += 1;
-        }
-        let fade = self.fade.min(self.stages[place] * 2 / 5);
-        let blend = match place {
-            0 => 1.0,
-            _ => ((shown - first + self.batch as u64) as f64 / fade.max(1) as f64).min(1.0),
-        };
-        let stage = Stage { last: place + 1, blend };
-        let left = 1.0 - shown as f64 / self.total() as f64;
-        let gamma = self.gamma.iter().rev().find(|(from, _)| shown >= *from).map_or(1.0, |(_, gamma)| *gamma);
-        Point { stage, lr: self.lr * if self.decay > 0.0 { (left / self.decay).clamp(0.05, 1.0) } else { 1.0 }, gamma }
-    }
-}
-
 /// Builds the generator from its parameters.
-pub type Build = fn(&Params) -> candle_core::Result<Box<Network>>;
+pub trait Build: Fn(&Params) -> candle_core::Result<Box<Network>> {}
+impl<F: Fn(&Params) -> candle_core::Result<Box<Network>>> Build for F {}
 /// A generator that threads may share.
 pub type Network = dyn Generator + Send + Sync;
 
@@ -113,6 +38,7 @@ struct Streams {
     noise: Stream,
     real: Stream,
     r1: Stream,
+    between: Stream,
 }
 
 /// What computes one shard of a batch. A batch is split into shards of one minibatch-std group each: they are independent, so each
@@ -124,6 +50,7 @@ struct Players {
     frozen_critic: Discriminator,
     critic_vars: Vec<Param>,
     pool: Pool,
+    objective: Objective,
     streams: Streams,
     device: Device,
 }
@@ -133,15 +60,6 @@ struct Shard {
     critic: Grads,
     generator: Grads,
     losses: Losses,
-}
-
-/// Mean scores of one step.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Losses {
-    pub real: f64,
-    pub fake: f64,
-    /// Mean squared gradient of D at real images, on the steps that have R1.
-    pub r1: Option<f64>,
 }
 
 /// A training in progress.
@@ -182,43 +100,29 @@ impl Players {
     }
 
     /// The gradients of both players over the images `ids`, a part of a batch of `batch`.
-    fn shard(&self, ids: &[u64], batch: usize, Point { stage, gamma, .. }: Point, with_r1: bool) -> candle_core::Result<Shard> {
-        let n = ids.len();
+    fn shard(&self, ids: &[u64], batch: usize, point: Point, penalty: Option<Where>) -> candle_core::Result<Shard> {
+        let Point { stage, gamma, .. } = point;
         let layout = self.generator.layout();
         let z = self.streams.z.normal_rows(ids, &[layout.z_dim], &self.device)?;
         let noise = draw_noise(&sites(layout, stage), &self.streams.noise, ids, &self.device)?;
         let with = Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() };
         let fake = self.generator.synthesize(&self.generator.map(&z, None)?, &with)?;
-
-        let leaf = Var::from_tensor(&fake.detach())?;
-        let both = Tensor::cat(&[leaf.as_tensor(), &self.real(&self.streams.real, ids, stage)?], 0)?;
-        let scores = self.critic.scores(&Dual::plain(&both), stage)?.value;
-        let values = scores.flatten_all()?.to_vec1::<f32>()?;
-        let (of_fake, of_real) = values.split_at(n);
-        let count = batch as f64;
-        let fake_seeds: Vec<f64> = of_fake.iter().map(|&s| sigmoid(s).max(FLOOR) / count).collect();
-        let seeds = fake_seeds.iter().copied().chain(of_real.iter().map(|&s| -sigmoid(-s) / count)).map(|v| v as f32).collect();
-        let mut loss = (&scores * Tensor::from_vec(seeds, (2 * n, 1), &self.device)?)?.sum_all()?;
-        let mut r1 = None;
-        if with_r1 {
-            let share = n as f64 / count;
-            let weight = gamma * R1_EVERY as f64 * share;
-            let real = self.real(&self.streams.r1, ids, stage)?;
-            let penalty = Penalty::R1 { gamma: weight };
-            let (value, surrogate) = penalty.at(&real, |x| self.critic.scores(x, stage), |x| self.frozen_critic.scores(x, stage))?;
-            r1 = Some(value * 2.0 / weight * share);
-            loss = (loss + surrogate)?;
-        }
-        let critic_grads = loss.backward()?;
-        let Some(image_grad) = critic_grads.get(leaf.as_tensor()) else { bail!("D's scores do not depend on the images") };
-        let scale = of_fake.iter().zip(&fake_seeds).map(|(&s, seed)| (-sigmoid(-s) / count / seed) as f32).collect();
-        let image_grad = image_grad.detach().broadcast_mul(&Tensor::from_vec(scale, (n, 1, 1, 1), &self.device)?)?;
-        let generator_grads = (&fake * image_grad)?.sum_all()?.backward()?;
-        let mean = |scores: &[f32]| scores.iter().map(|&s| f64::from(s)).sum::<f64>() / count;
+        let real = self.real(&self.streams.real, ids, stage)?;
+        let penalised = match penalty {
+            None => None,
+            Some(Where::Real) => Some(self.real(&self.streams.r1, ids, stage)?),
+            Some(Where::Between) => {
+                let shares: Vec<f32> = ids.iter().map(|&id| self.streams.between.below(id, 1 << 24) as f32 / (1 << 24) as f32).collect();
+                Some(adversarial::between(&real, &fake.detach(), &shares)?)
+            }
+        };
+        let critic = Critic { trained: &self.critic, frozen: &self.frozen_critic, stage };
+        let penalised = penalised.as_ref().map(|images| (images, gamma));
+        let round = adversarial::round(&self.objective, &critic, &fake, &real, batch, penalised)?;
         Ok(Shard {
-            critic: shards::take(&self.critic_vars, &critic_grads),
-            generator: shards::take(&self.generator_vars, &generator_grads),
-            losses: Losses { real: mean(of_real), fake: mean(of_fake), r1 },
+            critic: shards::take(&self.critic_vars, &round.critic),
+            generator: shards::take(&self.generator_vars, &round.generator),
+            losses: round.losses,
         })
     }
 }
@@ -230,14 +134,14 @@ fn sites(layout: &generators::Layout, stage: Stage) -> Vec<NoiseSite> {
 
 impl Trainer {
     /// A training at its beginning.
-    pub fn new(recipe: Recipe, build: Build, pool: Pool, device: &Device) -> Result<Self> {
+    pub fn new(recipe: Recipe, build: impl Build, pool: Pool, device: &Device) -> Result<Self> {
         Self::build(recipe, build, pool, device, None)
     }
 
     /// A training where `folder` left it.
     ///
     /// Errors: no state there, or one of another network.
-    pub fn resume(folder: &Path, build: Build, pool: impl FnOnce(&Recipe) -> Pool, device: &Device) -> Result<Self> {
+    pub fn resume(folder: &Path, build: impl Build, pool: impl FnOnce(&Recipe) -> Pool, device: &Device) -> Result<Self> {
         let path = folder.join(STATE);
         let (tensors, about) = checkpoint::load(&path, device)?;
         let progress: Progress =
@@ -253,7 +157,7 @@ impl Trainer {
 
     fn build(
         recipe: Recipe,
-        build: Build,
+        build: impl Build,
         pool: Pool,
         device: &Device,
         saved: Option<(BTreeMap<String, Tensor>, Progress, PathBuf)>,
@@ -294,7 +198,14 @@ impl Trainer {
                 critic,
                 critic_vars: critic_params.vars(),
                 pool,
-                streams: Streams { z: stream("zoo/z"), noise: stream("zoo/noise"), real: stream("zoo/real"), r1: stream("zoo/r1") },
+                objective: recipe.objective,
+                streams: Streams {
+                    z: stream("zoo/z"),
+                    noise: stream("zoo/noise"),
+                    real: stream("zoo/real"),
+                    r1: stream("zoo/r1"),
+                    between: stream("zoo/between"),
+                },
                 device: device.clone(),
             },
             threads: Shards::new(recipe.batch / group)?,
@@ -355,11 +266,10 @@ impl Trainer {
     pub fn step(&mut self) -> Result<Losses> {
         let point = self.recipe.at(self.shown);
         let losses = self.try_step(point)?;
-        if !(losses.real.is_finite() && losses.fake.is_finite() && losses.r1.unwrap_or(0.0).is_finite()) {
-            return Err(Error::new(
-                Kind::Diverged,
-                format!("training diverged at step {} (D(real) {}, D(fake) {}, R1 {:?})", self.step, losses.real, losses.fake, losses.r1),
-            ));
+        if !losses.are_finite() {
+            let Losses { real, fake, penalty } = losses;
+            let message = format!("training diverged at step {} (D(real) {real}, D(fake) {fake}, penalty {penalty:?})", self.step);
+            return Err(Error::new(Kind::Diverged, message));
         }
         Ok(losses)
     }
@@ -367,15 +277,10 @@ impl Trainer {
     fn try_step(&mut self, point: Point) -> candle_core::Result<Losses> {
         let n = self.recipe.batch;
         let ids: Vec<u64> = (self.shown..self.shown + n as u64).collect();
-        let with_r1 = self.step.is_multiple_of(R1_EVERY);
+        let penalty = self.recipe.objective.penalty_in(self.step);
         let players = &self.players;
-        let shards = self.threads.run(&ids, |ids| players.shard(ids, n, point, with_r1))?;
-        let mut losses = Losses { r1: with_r1.then_some(0.0), ..Default::default() };
-        for shard in &shards {
-            losses.real += shard.losses.real;
-            losses.fake += shard.losses.fake;
-            losses.r1 = losses.r1.zip(shard.losses.r1).map(|(a, b)| a + b);
-        }
+        let shards = self.threads.run(&ids, |ids| players.shard(ids, n, point, penalty))?;
+        let losses = shards.iter().fold(Losses::default(), |sum, shard| sum.plus(shard.losses));
         let critic = shards::summed(self.critic_steps.params(), shards.iter().map(|s| &s.critic))?;
         let generator = shards::summed(self.generator_steps.params(), shards.iter().map(|s| &s.generator))?;
         self.critic_steps.step_named(&critic, point.lr)?;
@@ -450,24 +355,25 @@ impl Trainer {
         let before = self.seconds;
         let start = Instant::now();
         let (mut saved, mut sampled, mut reported) = (start, start, start);
-        let (mut sum, mut steps, mut r1) = (Losses::default(), 0u64, f64::NAN);
+        let (mut sum, mut steps, mut penalty) = (Losses::default(), 0u64, f64::NAN);
         while !self.done() {
             let losses = self.step()?;
             self.seconds = before + start.elapsed().as_secs_f64();
             sum.real += losses.real;
             sum.fake += losses.fake;
-            r1 = losses.r1.unwrap_or(r1);
+            penalty = losses.penalty.unwrap_or(penalty);
             steps += 1;
             if reported.elapsed().as_secs_f64() > 20.0 {
                 let rate = (steps * self.recipe.batch as u64) as f64 / reported.elapsed().as_secs_f64();
                 let (count, total) = (steps as f64, self.recipe.total());
                 report(&format!(
-                    "{:7.0} s  {:7} of {total} images  {:2} px  {rate:6.1} img/s  D(real) {:6.2}  D(fake) {:6.2}  |grad D|^2 {r1:.3}",
+                    "{:7.0} s  {:7} of {total} images  {:2} px  {rate:6.1} img/s  D(real) {:6.2}  D(fake) {:6.2}  {} {penalty:.3}",
                     self.seconds,
                     self.shown,
                     self.resolution(),
                     sum.real / count,
                     sum.fake / count,
+                    self.recipe.objective.penalised(),
                 ));
                 (reported, sum, steps) = (Instant::now(), Losses::default(), 0);
             }
@@ -483,10 +389,6 @@ impl Trainer {
         self.save(folder)?;
         self.save_samples(folder)
     }
-}
-
-fn sigmoid(x: f32) -> f64 {
-    1.0 / (1.0 + (-f64::from(x)).exp())
 }
 
 /// a += weight * (b - a), in place.

@@ -120,7 +120,7 @@ impl Sampler<'_> {
         (first as u64..(first + count) as u64).collect()
     }
 
-    /// w+ `[count, rows, w_dim]`.
+    /// w+ `[count, rows, w_dim]`, or the latents `[count, w_dim]` of a generator without rows.
     pub fn latents(&self, first: usize, count: usize) -> Result<Tensor> {
         let z =
             Stream::new(self.seed, "zoo/measure-z").normal_rows(&Self::ids(first, count), &[self.generator.layout().z_dim], self.device)?;
@@ -147,14 +147,15 @@ impl Sampler<'_> {
         Ok((psnr(&a, &b)?, psnr(&a, &a.mean_keepdim(0)?)?))
     }
 
-    /// How well linear rules on w tell the signs of regressed factors, one share per place in `factors`: the share of right answers on
+    /// How well linear rules on the first row of the latents tell the signs of regressed factors, one share per place in `factors`: the share of right answers on
     /// the last quarter of `n` samples, balanced between both signs, of a logistic regression fitted to the other three quarters. No
     /// sample is left out, however near to 0 its factor is.
     pub fn separability(&self, judge: &Judge, n: usize, factors: &[usize]) -> Result<Vec<f64>> {
         let seen = Seen::through(judge, n, |first, count| self.images(first, count))?;
         let mut latents: Vec<Vec<f64>> = Vec::with_capacity(n);
         for first in (0..n).step_by(CHUNK) {
-            let w = self.latents(first, CHUNK.min(n - first))?.narrow(1, 0, 1)?.squeeze(1)?;
+            let latent = self.latents(first, CHUNK.min(n - first))?;
+            let w = if latent.rank() == 2 { latent } else { latent.narrow(1, 0, 1)?.squeeze(1)? };
             latents.extend(w.to_dtype(DType::F64)?.to_vec2::<f64>()?);
         }
         let fitted = n * 3 / 4;

@@ -1,10 +1,12 @@
 //! The procedural image sources and the training of the mini networks.
 
+pub mod adversarial;
 pub mod checkpoint;
 pub mod classifier;
 pub mod discriminator;
 pub mod drawing;
 pub mod faces;
+pub mod form;
 pub mod gan;
 pub mod identity;
 pub mod judge;
@@ -14,6 +16,7 @@ pub mod model_card;
 pub mod networks;
 pub mod objects;
 pub mod pool;
+pub mod schedule;
 pub mod shards;
 pub mod sheet;
 pub mod source;

@@ -4,19 +4,20 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 
+use super::adversarial::Objective;
 use super::checkpoint;
 use super::classifier::{self, Classifier, ObjectClassifier};
-use super::drawing::Split;
-use super::gan::{self, Trainer};
+use super::drawing::{SIZE, Split};
+use super::form::Form;
+use super::gan::Trainer;
 use super::identity::Identity;
 use super::judge::{FaceTask, Judge, ObjectTask};
 use super::measure::mean_w;
 use super::objects;
 use super::pool::Pool;
-use super::source::{self, Source};
+use super::schedule::Recipe;
+use super::source::{self, Source, Subject};
 use super::supervised::{self, Task};
-use crate::generators::stylegan1::{self, StyleGan1};
-use crate::generators::stylegan2::{self, StyleGan2};
 use crate::generators::{Generator, Target};
 use crate::params::Params;
 use crate::perceptual::Vgg16;
@@ -29,7 +30,12 @@ const CENTRE_LATENTS: usize = 10_000;
 /// How a network is trained.
 #[derive(Clone)]
 pub enum Training {
-    Generator { recipe: gan::Recipe, build: gan::Build },
+    /// Of this subject.
+    Generator {
+        recipe: Recipe,
+        form: Form,
+        subject: Subject,
+    },
     Classifier(supervised::Recipe),
     ObjectClassifier(supervised::Recipe),
     Judge(supervised::Recipe),
@@ -46,36 +52,6 @@ pub struct Network {
     pub training: Training,
 }
 
-/// StyleGANv1 at this resolution with this latent and width.
-fn stylegan1(resolution: usize, latent: usize, fmaps_base: usize, mapping_layers: usize) -> stylegan1::Config {
-    stylegan1::Config {
-        z_dim: latent,
-        w_dim: latent,
-        fmaps_base,
-        fmaps_max: 64,
-        mapping_layers,
-        mapping_fmaps: latent,
-        ..stylegan1::Config::paper(resolution)
-    }
-}
-
-fn mini_stylegan1(p: &Params) -> candle_core::Result<Box<gan::Network>> {
-    Ok(Box::new(StyleGan1::new(&stylegan1(64, 128, 1024, 8), p)?))
-}
-
-fn tiny_stylegan1(p: &Params) -> candle_core::Result<Box<gan::Network>> {
-    Ok(Box::new(StyleGan1::new(&stylegan1(16, 32, 256, 4), p)?))
-}
-
-/// StyleGANv2 at 64 px.
-fn stylegan2() -> stylegan2::Config {
-    stylegan2::Config { z_dim: 128, w_dim: 128, fmaps_base: 1024, fmaps_max: 64, mapping_fmaps: 128, ..stylegan2::Config::paper(64) }
-}
-
-fn mini_stylegan2(p: &Params) -> candle_core::Result<Box<gan::Network>> {
-    Ok(Box::new(StyleGan2::new(&stylegan2(), p)?))
-}
-
 fn object_classifier(seed: u64, images: u64) -> Training {
     Training::ObjectClassifier(supervised::Recipe { seed, images, batch: 32, shards: 2, lr: 1e-3, pool: 20_000 })
 }
@@ -86,7 +62,7 @@ fn classifier(seed: u64) -> Training {
 
 /// Every network, in the order in which they are best trained.
 pub fn all() -> Vec<Network> {
-    let adversarial = |stages: &[u64], gamma: &[(u64, f64)], pool: usize| gan::Recipe {
+    let adversarial = |stages: &[u64], gamma: &[(u64, f64)], pool: usize| Recipe {
         seed: 1,
         batch: 16,
         lr: 3e-3,
@@ -95,7 +71,10 @@ pub fn all() -> Vec<Network> {
         gamma: gamma.to_vec(),
         decay: 0.25,
         pool,
+        objective: Objective::Logistic,
     };
+    let faces = |recipe: Recipe, form: Form| Training::Generator { recipe, form, subject: Subject::Faces };
+    let objects = |recipe: Recipe, form: Form| Training::Generator { recipe, form, subject: Subject::Objects };
     vec![
         Network {
             name: "mini/judge",
@@ -115,22 +94,27 @@ pub fn all() -> Vec<Network> {
         Network {
             name: "mini/stylegan1_tiny",
             title: "StyleGANv1 on procedural faces, 16 px, for tests",
-            training: Training::Generator {
-                recipe: adversarial(&[24_000, 36_000], &[(0, 0.375), (24_000, 0.75)], 10_000),
-                build: tiny_stylegan1,
-            },
+            training: faces(adversarial(&[24_000, 36_000], &[(0, 0.375), (24_000, 0.75)], 10_000), Form::stylegan1(16, 32, 256, 4)),
         },
         Network {
             name: "mini/stylegan1",
             title: "StyleGANv1 on procedural faces, 64 px",
-            training: Training::Generator {
-                recipe: adversarial(
+            training: faces(
+                adversarial(
                     &[40_000, 70_000, 98_464, 180_000],
                     &[(0, 0.375), (40_000, 0.75), (110_000, 1.5), (225_000, 1.0), (290_000, 0.6)],
                     40_000,
                 ),
-                build: mini_stylegan1,
-            },
+                Form::stylegan1(64, 128, 1024, 8),
+            ),
+        },
+        Network {
+            name: "mini/pggan",
+            title: "PGGAN on procedural faces, 64 px",
+            training: faces(
+                Recipe { lr: 2e-3, objective: Objective::PGGAN, ..adversarial(&[40_000, 70_000, 100_000, 100_000], &[], 40_000) },
+                Form::pggan(64, 128, 1024),
+            ),
         },
         Network {
             name: "mini/identity",
@@ -162,13 +146,13 @@ pub fn all() -> Vec<Network> {
         Network {
             name: "mini/stylegan2",
             title: "StyleGANv2 on procedural objects, 64 px",
-            training: Training::Generator {
-                recipe: gan::Recipe {
+            training: objects(
+                Recipe {
                     lr: 2.5e-3,
                     ..adversarial(&[24_000, 40_000, 50_000, 60_000], &[(0, 0.375), (24_000, 0.75), (64_000, 1.5), (140_000, 1.0)], 24_000)
                 },
-                build: mini_stylegan2,
-            },
+                Form::stylegan2(64, 128, 1024),
+            ),
         },
     ]
 }
@@ -211,11 +195,12 @@ impl Network {
 
     /// The pictures that it learns from.
     pub fn source(&self) -> Source {
-        let objects = matches!(self.training, Training::ObjectClassifier(_) | Training::ObjectJudge(_)) || self.name == "mini/stylegan2";
-        match objects {
-            true => Source::Objects(objects::Source::new(source::SEED)),
-            false => Source::Faces(super::faces::Source::new(source::SEED)),
-        }
+        let subject = match &self.training {
+            Training::Generator { subject, .. } => *subject,
+            Training::ObjectClassifier(_) | Training::ObjectJudge(_) => Subject::Objects,
+            Training::Classifier(_) | Training::Judge(_) | Training::Identity(_) => Subject::Faces,
+        };
+        Source::of(subject, source::SEED)
     }
 
     /// The judge of its source.
@@ -240,39 +225,28 @@ impl Network {
         }
     }
 
+    /// Height and width of the pictures that it sees or makes.
+    pub fn resolution(&self) -> usize {
+        match &self.training {
+            Training::Generator { form, .. } => form.resolution(),
+            _ => SIZE,
+        }
+    }
+
     /// What the card says of the network's shape.
     pub fn shape(&self) -> card::Network {
         let shape = |family: &str| card::Network { family: family.into(), layout: "native".into(), ..Default::default() };
-        let generator = |c: stylegan1::Config| card::Network {
-            latent: Some(c.z_dim),
-            fmaps_base: Some(c.fmaps_base),
-            fmaps_max: Some(c.fmaps_max),
-            mapping_layers: Some(c.mapping_layers),
-            truncation_psi: Some(0.7),
-            truncation_layers: Some(c.blocks()),
-            ..shape("stylegan1")
-        };
-        match (&self.training, self.name) {
-            (Training::Generator { .. }, "mini/stylegan1_tiny") => generator(stylegan1(16, 32, 256, 4)),
-            (Training::Generator { .. }, "mini/stylegan2") => card::Network {
-                latent: Some(stylegan2().z_dim),
-                fmaps_base: Some(stylegan2().fmaps_base),
-                fmaps_max: Some(stylegan2().fmaps_max),
-                mapping_layers: Some(stylegan2().mapping_layers),
-                truncation_psi: Some(0.7),
-                truncation_layers: Some(5),
-                ..shape("stylegan2")
-            },
-            (Training::Generator { .. }, _) => generator(stylegan1(64, 128, 1024, 8)),
-            (Training::Classifier(_), _) => {
+        match &self.training {
+            Training::Generator { form, .. } => form.card(),
+            Training::Classifier(_) => {
                 card::Network { widths: classifier::WIDTHS.to_vec(), classes: Some(classifier::CLASSES), ..shape("vgg16") }
             }
-            (Training::ObjectClassifier(_), _) => {
+            Training::ObjectClassifier(_) => {
                 card::Network { widths: classifier::WIDTHS.to_vec(), classes: Some(objects::CLASSES.len()), ..shape("vgg16") }
             }
-            (Training::Judge(_), _) => shape("judge"),
-            (Training::ObjectJudge(_), _) => card::Network { classes: Some(objects::CLASSES.len()), ..shape("judge") },
-            (Training::Identity(_), _) => card::Network { latent: Some(super::identity::EMBEDDING), ..shape("identity") },
+            Training::Judge(_) => shape("judge"),
+            Training::ObjectJudge(_) => card::Network { classes: Some(objects::CLASSES.len()), ..shape("judge") },
+            Training::Identity(_) => card::Network { latent: Some(super::identity::EMBEDDING), ..shape("identity") },
         }
     }
 
@@ -289,27 +263,31 @@ impl Network {
         let draw = |count: usize| Pool::draw(&source, Split::Train, count);
         report(&format!("training {} (seed {}, {} images), state in {}", self.name, self.seed(), self.images(), folder.display()));
         let (tensors, about) = match &self.training {
-            Training::Generator { recipe, build } => {
+            Training::Generator { recipe, form, .. } => {
+                let build = |p: &Params| form.build(p);
                 let mut trainer = if resume {
-                    let mut trainer = Trainer::resume(folder, *build, |recipe| draw(recipe.pool), device)?;
+                    let mut trainer = Trainer::resume(folder, build, |recipe| draw(recipe.pool), device)?;
                     if let Some(minutes) = minutes {
-                        let left = self.estimate(&trainer.recipe().left(trainer.shown()), *build, device)?;
+                        let left = self.estimate(&trainer.recipe().left(trainer.shown()), device)?;
                         trainer.reschedule(minutes * 60.0 / left.max(1e-9));
                         report(&format!("images per stage: {:?}", trainer.recipe().stages));
                     }
                     trainer
                 } else {
                     let recipe = match minutes {
-                        Some(minutes) => recipe.scaled(minutes * 60.0 / self.estimate(&recipe.stages, *build, device)?),
+                        Some(minutes) => recipe.scaled(minutes * 60.0 / self.estimate(&recipe.stages, device)?),
                         None => recipe.clone(),
                     };
                     report(&format!("images per stage: {:?}", recipe.stages));
-                    Trainer::new(recipe.clone(), *build, draw(recipe.pool), device)?
+                    Trainer::new(recipe.clone(), build, draw(recipe.pool), device)?
                 };
                 trainer.run(folder, 180.0, &mut report)?;
                 let (generator, params) = trainer.average();
                 let mut tensors = params.snapshot()?;
-                tensors.insert("center_tensor".into(), mean_w(generator, trainer.recipe().seed, CENTRE_LATENTS, device)?);
+                // A flat latent has no rows to truncate.
+                if generator.layout().rows > 0 {
+                    tensors.insert("center_tensor".into(), mean_w(generator, trainer.recipe().seed, CENTRE_LATENTS, device)?);
+                }
                 (tensors, self.about(trainer.recipe(), trainer.shown(), trainer.seconds())?)
             }
             Training::Classifier(r) => self.supervise::<Classifier>(r, &draw(r.pool), folder, resume, device, report)?,
@@ -322,14 +300,14 @@ impl Network {
     }
 
     /// Seconds that so many images per stage take on this machine, from a few steps at each resolution.
-    fn estimate(&self, stages: &[u64], build: gan::Build, device: &Device) -> Result<f64> {
-        let Training::Generator { recipe, .. } = &self.training else { return Ok(0.0) };
+    fn estimate(&self, stages: &[u64], device: &Device) -> Result<f64> {
+        let Training::Generator { recipe, form, .. } = &self.training else { return Ok(0.0) };
         let mut seconds = 0.0;
         for (place, &images) in stages.iter().enumerate().filter(|(_, images)| **images > 0) {
             let mut probe = vec![0; stages.len()];
             probe[place] = 1 << 40;
-            let probe = gan::Recipe { stages: probe, ..recipe.clone() };
-            let mut trainer = Trainer::new(probe, build, Pool::draw(&self.source(), Split::Train, 64), device)?;
+            let probe = Recipe { stages: probe, ..recipe.clone() };
+            let mut trainer = Trainer::new(probe, |p: &Params| form.build(p), Pool::draw(&self.source(), Split::Train, 64), device)?;
             trainer.step()?;
             let start = std::time::Instant::now();
             (0..8).try_for_each(|_| trainer.step().map(|_| ()))?;

@@ -29,6 +29,13 @@ pub struct Label {
     pub factors: Vec<f32>,
 }
 
+/// What a source draws.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    Faces,
+    Objects,
+}
+
 /// A source of one seed.
 #[derive(Clone)]
 pub enum Source {
@@ -37,11 +44,18 @@ pub enum Source {
 }
 
 impl Source {
+    pub fn of(subject: Subject, seed: u64) -> Source {
+        match subject {
+            Subject::Faces => Source::Faces(faces::Source::new(seed)),
+            Subject::Objects => Source::Objects(objects::Source::new(seed)),
+        }
+    }
+
     /// The source behind a data set's card, for example "mini/faces"; None where it is none of ours.
     pub fn named(name: &str, seed: u64) -> Option<Source> {
         match name {
-            "mini/faces" => Some(Source::Faces(faces::Source::new(seed))),
-            "mini/objects" => Some(Source::Objects(objects::Source::new(seed))),
+            "mini/faces" => Some(Self::of(Subject::Faces, seed)),
+            "mini/objects" => Some(Self::of(Subject::Objects, seed)),
             _ => None,
         }
     }

@@ -1,0 +1,81 @@
+//! The schedule of an adversarial training: how long each resolution of progressive growth lasts, and what changes on the way.
+
+use serde::{Deserialize, Serialize};
+
+use super::adversarial::Objective;
+use crate::generators::Stage;
+
+/// What is trained and how; written into every checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    pub seed: u64,
+    pub batch: usize,
+    /// Learning rate of both networks.
+    pub lr: f64,
+    /// Images shown at 8, 16, 32 ... px.
+    pub stages: Vec<u64>,
+    /// Images during which a new resolution fades in, at most 40 % of its stage.
+    pub fade: u64,
+    /// (images shown, weight of R1 from there on), in order; other objectives have no use for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gamma: Vec<(u64, f64)>,
+    /// The last part of the training, during which the learning rate falls to 5 %.
+    pub decay: f64,
+    /// Number of different training pictures.
+    pub pool: usize,
+    #[serde(default, skip_serializing_if = "Objective::is_logistic")]
+    pub objective: Objective,
+}
+
+/// Where in the schedule a step is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Point {
+    pub stage: Stage,
+    /// Learning rate.
+    pub lr: f64,
+    /// Weight of R1.
+    pub gamma: f64,
+}
+
+impl Recipe {
+    pub fn total(&self) -> u64 {
+        self.stages.iter().sum()
+    }
+
+    /// The same training with every stage scaled.
+    pub fn scaled(&self, by: f64) -> Self {
+        let scale = |&n: &u64| ((n as f64 * by) as u64).max(self.batch as u64);
+        Recipe { stages: self.stages.iter().map(scale).collect(), fade: (self.fade as f64 * by.max(0.5)) as u64, ..self.clone() }
+    }
+
+    /// The images of each stage that are left after `shown`.
+    pub fn left(&self, shown: u64) -> Vec<u64> {
+        let mut first = 0;
+        let left = |&images: &u64| {
+            let left = (first + images).saturating_sub(shown).min(images);
+            first += images;
+            left
+        };
+        self.stages.iter().map(left).collect()
+    }
+
+    /// Where the schedule is after `shown` images.
+    pub fn at(&self, shown: u64) -> Point {
+        let mut first = 0;
+        let mut place = 0;
+        while place + 1 < self.stages.len() && shown >= first + self.stages[place] {
+            first += self.stages[place];
+            place += 1;
+        }
+        let fade = self.fade.min(self.stages[place] * 2 / 5);
+        let blend = match place {
+            0 => 1.0,
+            _ => ((shown - first + self.batch as u64) as f64 / fade.max(1) as f64).min(1.0),
+        };
+        let stage = Stage { last: place + 1, blend };
+        let left = 1.0 - shown as f64 / self.total() as f64;
+        let gamma = self.gamma.iter().rev().find(|(from, _)| shown >= *from).map_or(1.0, |(_, gamma)| *gamma);
+        Point { stage, lr: self.lr * if self.decay > 0.0 { (left / self.decay).clamp(0.05, 1.0) } else { 1.0 }, gamma }
+    }
+}
