@@ -2,6 +2,8 @@
 //! rows; edit, where the study does. Keys chain by content, so they are known before anything runs, and a changed ingredient changes the keys of exactly
 //! those stages that depend on it.
 
+mod besides;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -20,10 +22,11 @@ use crate::spec::{Card, Profile};
 use crate::stages::external::ExternalMethod;
 use crate::stages::progress::{duration, size};
 use crate::stages::{
-    self, BaselineMethod, BaselineSpec, CurveSpec, DirectionsSpec, EditSource, EditStageSpec, EncoderMethod, EvaluateSpec, ImageSet,
-    Method, Protocol, Refinement, SampleSpec, TrainSpec,
+    self, BaselineMethod, BaselineSpec, CurveSpec, DirectionsSpec, EditSource, EditStageSpec, EncoderMethod, EvaluateSpec, FactorsSpec,
+    FrechetSpec, IdentitySpec, ImageSet, Method, Networks, Protocol, Refinement, SampleSpec, TrainSpec,
 };
 use crate::{Error, Result};
+use besides::{Besides, judge_of};
 
 /// What a stage computes.
 #[derive(Debug, Clone)]
@@ -32,6 +35,9 @@ pub enum StageSpec {
     Train(Box<TrainSpec>),
     TrainBaseline(Box<BaselineSpec>),
     Evaluate(Box<EvaluateSpec>),
+    Identity(Box<IdentitySpec>),
+    Frechet(Box<FrechetSpec>),
+    Factors(FactorsSpec),
     Directions(Box<DirectionsSpec>),
     Edit(Box<EditStageSpec>),
 }
@@ -43,6 +49,9 @@ impl StageSpec {
             StageSpec::Train(_) => "train",
             StageSpec::TrainBaseline(_) => "train-baseline",
             StageSpec::Evaluate(_) => "evaluate",
+            StageSpec::Identity(_) => "identity",
+            StageSpec::Frechet(_) => "frechet",
+            StageSpec::Factors(_) => "factors",
             StageSpec::Directions(_) => "directions",
             StageSpec::Edit(_) => "edit",
         }
@@ -54,6 +63,9 @@ impl StageSpec {
             StageSpec::Train(_) => stages::TRAIN_CODE,
             StageSpec::TrainBaseline(_) => stages::BASELINE_CODE,
             StageSpec::Evaluate(_) => stages::EVALUATE_CODE,
+            StageSpec::Identity(_) => stages::IDENTITY_CODE,
+            StageSpec::Frechet(_) => stages::FRECHET_CODE,
+            StageSpec::Factors(_) => stages::FACTORS_CODE,
             StageSpec::Directions(_) => stages::DIRECTIONS_CODE,
             StageSpec::Edit(_) => stages::EDIT_CODE,
         }
@@ -66,6 +78,9 @@ impl StageSpec {
             StageSpec::Train(s) => &s.networks.generator,
             StageSpec::TrainBaseline(s) => &s.networks.generator,
             StageSpec::Evaluate(s) => &s.networks.generator,
+            StageSpec::Identity(s) => &s.networks.generator,
+            StageSpec::Frechet(s) => &s.networks.generator,
+            StageSpec::Factors(s) => s.sets.first().map_or("", |set| &set.data),
             StageSpec::Directions(s) => &s.generator,
             StageSpec::Edit(s) => &s.networks.generator,
         }
@@ -77,18 +92,28 @@ impl StageSpec {
             StageSpec::Train(s) => serde_json::to_value(s),
             StageSpec::TrainBaseline(s) => serde_json::to_value(s),
             StageSpec::Evaluate(s) => serde_json::to_value(s),
+            StageSpec::Identity(s) => serde_json::to_value(s),
+            StageSpec::Frechet(s) => serde_json::to_value(s),
+            StageSpec::Factors(s) => serde_json::to_value(s),
             StageSpec::Directions(s) => serde_json::to_value(s),
             StageSpec::Edit(s) => serde_json::to_value(s),
         };
         value.unwrap_or(serde_json::Value::Null)
     }
 
-    /// What is optimised for each image.
-    fn refine(&self) -> Option<&Refinement> {
+    /// What makes its reconstructions.
+    fn method(&self) -> Option<&Method> {
         match self {
-            StageSpec::Evaluate(s) => s.method.refine(),
+            StageSpec::Evaluate(s) => Some(&s.method),
+            StageSpec::Identity(s) => Some(&s.method),
+            StageSpec::Frechet(s) => Some(&s.method),
             _ => None,
         }
+    }
+
+    /// What is optimised for each image.
+    fn refine(&self) -> Option<&Refinement> {
+        self.method().and_then(Method::refine)
     }
 }
 
@@ -148,6 +173,9 @@ impl Plan {
         names.extend(subjects.iter().map(|s| s.networks.generator.as_str()));
         names.extend(resolved.sets.iter().filter_map(|s| s.source.as_deref()));
         names.extend(resolved.arms.iter().flat_map(|a| a.method.cards()).map(|(_, card)| card));
+        let besides = subjects.iter().map(|s| Besides::of(&resolved, s)).collect::<Result<Vec<_>>>()?;
+        let more: Vec<String> = besides.iter().flat_map(Besides::cards).collect();
+        names.extend(more.iter().map(String::as_str));
         names.extend(resolved.edit.iter().flat_map(|e| e.directions.iter().map(|d| d.source.card())));
         names.sort();
         names.dedup();
@@ -163,10 +191,18 @@ impl Plan {
             let named = |title: &str| subject.name.map_or(title.to_string(), |name| format!("{title}, {name}"));
             let drawn = SampleSpec { networks: subject.networks.clone(), seed: resolved.evaluation_seed, sets: subject.sets.clone() };
             let sample = plan.add(named("sample"), StageSpec::Sample(drawn), vec![], None, 0, images, backend)?;
+            let besides = Besides::of(&resolved, subject)?;
+            if let Some(spec) = besides.factors() {
+                plan.add(named("factors"), spec, vec![("sample", sample)], None, 0, images, backend)?;
+            }
             for (name, label) in REFERENCE_ROWS {
                 let method = if name == "mean_image" { Method::MeanImage } else { Method::MeanLatent };
-                let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, subject, method, None)?));
-                plan.add(named(&format!("evaluate {label}")), spec, vec![("sample", sample)], Some(name.into()), 0, images, backend)?;
+                let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, subject, method.clone(), None)?));
+                let (needs, row) = (vec![("sample", sample)], || Some(name.to_string()));
+                plan.add(named(&format!("evaluate {label}")), spec, needs.clone(), row(), 0, images, backend)?;
+                if let Some(spec) = besides.identity(&method, None) {
+                    plan.add(named(&format!("identity {label}")), spec, needs, row(), 0, images, backend)?;
+                }
             }
             let mut trained: Vec<(&ResolvedArm, u64, usize)> = Vec::new();
             for arm in &subject.arms {
@@ -186,11 +222,20 @@ impl Plan {
                     }
                     let method = method_of(arm, if arm.trains() { seed } else { 0 })?;
                     let evaluated: u64 = resolved.sets.iter().map(|s| arm.images.unwrap_or(s.images).min(s.images) as u64).sum();
-                    let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, subject, method, arm.images)?));
+                    let spec = StageSpec::Evaluate(Box::new(evaluation(&resolved, subject, method.clone(), arm.images)?));
                     let steps = spec.refine().map_or(0, Refinement::steps);
-                    let amount = if steps > 0 { format!(", {evaluated} images x {steps} steps") } else { String::new() };
-                    let title = format!("evaluate {}, seed {seed}{amount}", arm.label);
-                    plan.add(title, spec, needs, row(), seed, evaluated * steps.max(1), backend)?;
+                    let amount = |n: u64| if steps > 0 { format!(", {n} images x {steps} steps") } else { String::new() };
+                    let title = |what: &str, n: u64| format!("{what} {}, seed {seed}{}", arm.label, amount(n));
+                    let evaluate = title("evaluate", evaluated);
+                    plan.add(evaluate, spec, needs.clone(), row(), seed, evaluated * steps.max(1), backend)?;
+                    if let Some(spec) = besides.identity(&method, arm.images) {
+                        let identity = title("identity", evaluated);
+                        plan.add(identity, spec, needs.clone(), row(), seed, evaluated * steps.max(1), backend)?;
+                    }
+                    if let Some((spec, n)) = besides.frechet(&method) {
+                        needs.retain(|(role, _)| *role == "train");
+                        plan.add(title("frechet", n), spec, needs, row(), seed, 2 * n * steps.max(1), backend)?;
+                    }
                 }
             }
             plan.edits(subject, sample, &trained, backend)?;
@@ -258,12 +303,11 @@ impl Plan {
         let latents = match &spec {
             StageSpec::Train(s) => s.recipe.latents.types.name(),
             StageSpec::TrainBaseline(s) => s.baseline.title(),
-            StageSpec::Evaluate(s) => match s.method.refine() {
+            spec => match spec.refine() {
                 Some(Refinement::Encoder(_)) => "encoder steps",
                 Some(Refinement::Latent(_)) => "latent steps",
                 None => "",
             },
-            StageSpec::Sample(_) | StageSpec::Directions(_) | StageSpec::Edit(_) => "",
         };
         let cost_key = format!("{} {} {latents} {backend}", spec.kind(), spec.generator());
         let ingredients = Ingredients { kind: spec.kind().into(), code: spec.code(), spec: spec.value(), inputs };
@@ -274,6 +318,18 @@ impl Plan {
     /// The cards that a stage opens.
     fn used(&self, spec: &StageSpec) -> Vec<String> {
         let sources = |sets: &[ImageSet]| sets.iter().filter_map(|s| s.source.clone()).collect::<Vec<_>>();
+        // Of a method that reconstructs.
+        fn opened<'a>(networks: &'a Networks, method: &Method) -> Vec<&'a String> {
+            let features = method.refine().map(|_| &networks.features);
+            std::iter::once(&networks.generator).chain(features).collect()
+        }
+        fn published(method: &Method) -> impl Iterator<Item = String> + '_ {
+            let cards = match method {
+                Method::Baseline(m) => Some(m.published.values().cloned()),
+                _ => None,
+            };
+            cards.into_iter().flatten()
+        }
         let (n, more) = match spec {
             StageSpec::Sample(s) => (vec![&s.networks.generator], sources(&s.sets)),
             StageSpec::Train(s) => (vec![&s.networks.generator, &s.networks.features, &s.networks.judge], sources(&s.curve.sample.sets)),
@@ -281,15 +337,17 @@ impl Plan {
                 (vec![&s.networks.generator, &s.networks.features, &s.networks.judge], sources(&s.curve.sample.sets))
             }
             StageSpec::Evaluate(s) => {
-                let published = match &s.method {
-                    Method::Baseline(m) => m.published.values().cloned().collect(),
-                    _ => vec![],
-                };
-                let mut networks = vec![&s.networks.generator, &s.networks.judge];
-                if s.method.refine().is_some() {
-                    networks.push(&s.networks.features);
-                }
-                (networks, published)
+                let mut networks = opened(&s.networks, &s.method);
+                networks.push(&s.networks.judge);
+                (networks, published(&s.method).collect())
+            }
+            StageSpec::Identity(s) => (opened(&s.networks, &s.method), published(&s.method).chain([s.identity.clone()]).collect()),
+            StageSpec::Frechet(s) => {
+                let more = s.data.iter().chain([&s.features]).cloned();
+                (opened(&s.networks, &s.method), published(&s.method).chain(more).collect())
+            }
+            StageSpec::Factors(s) => {
+                (vec![], s.sets.iter().flat_map(|set| [Some(set.data.clone()), judge_of(&set.data)]).flatten().collect())
             }
             StageSpec::Directions(s) => (vec![&s.generator], s.directions.iter().map(|d| d.source.card().to_string()).collect()),
             StageSpec::Edit(s) => (vec![&s.networks.generator, &s.networks.judge], s.reader.iter().cloned().collect()),
@@ -349,17 +407,18 @@ impl Plan {
                 StageSpec::Train(s) => (cost.train_seconds, s.batch, self.cost.disk_per_arm_mb * 1e6),
                 StageSpec::TrainBaseline(s) => (cost.train_seconds, s.batch, self.cost.disk_per_arm_mb * 1e6),
                 // A step of one image costs what an image of a training costs: forward and back through the encoder and the generator.
-                StageSpec::Evaluate(s) if s.method.refine().is_some() => (
+                spec if spec.refine().is_some() => (
                     cost.train_seconds,
                     self.resolved.evaluation_batch,
-                    stage.units as f64 * 3e4 / s.method.refine().map_or(1, Refinement::steps).max(1) as f64,
+                    stage.units as f64 * 3e4 / spec.refine().map_or(1, Refinement::steps).max(1) as f64,
                 ),
                 _ => (cost.evaluate_seconds, self.resolved.evaluation_batch, stage.units as f64 * 3e4),
             };
             let measured = costs.0.get(&stage.cost_key);
             e.seconds += measured.map_or(per_unit, |c| c.seconds_per_unit) * stage.units as f64;
             // The constants were measured on trainings, which keep the graph; an evaluation needs far less.
-            let graph = !matches!(stage.spec, StageSpec::Sample(_) | StageSpec::Evaluate(_)) || stage.spec.refine().is_some();
+            let looks = matches!(stage.spec, StageSpec::Sample(_) | StageSpec::Factors(_)) || stage.spec.method().is_some();
+            let graph = !looks || stage.spec.refine().is_some();
             let batch = match stage.spec.refine() {
                 Some(refinement) if stages::reconstruct::one_by_one(Some(refinement)) => 1,
                 _ => batch,
@@ -389,11 +448,8 @@ impl Plan {
 
     /// The stages that run a command of the study, and the command.
     pub fn commands(&self) -> Vec<(usize, String)> {
-        let command = |(i, stage): (usize, &Stage)| match &stage.spec {
-            StageSpec::Evaluate(e) => match &e.method {
-                Method::External(m) if !m.command.is_empty() => Some((i, m.shown())),
-                _ => None,
-            },
+        let command = |(i, stage): (usize, &Stage)| match stage.spec.method() {
+            Some(Method::External(m)) if !m.command.is_empty() => Some((i, m.shown())),
             _ => None,
         };
         self.stages.iter().enumerate().filter_map(command).collect()

@@ -10,6 +10,8 @@ use crate::error::Kind;
 use crate::machine;
 use crate::plan::{Costs, Plan, StageSpec, State};
 use crate::record::edit::{Direction, Edit, Edits};
+use crate::record::factors::Factors;
+use crate::record::frechet::Frechet;
 use crate::record::store::{Finished, Lock, Store, canonical, create_folder, sha256_hex, write_atomic};
 use crate::record::views::Views;
 use crate::record::{ArmInfo, CurvePoint, ImageInfo, Provenance, Record, Score, StageCost, Timing, TracePoint};
@@ -120,6 +122,9 @@ impl Runner<'_> {
             StageSpec::Train(spec) => stages::train::run(spec, &mut context),
             StageSpec::TrainBaseline(spec) => stages::train_baseline::run(spec, &mut context),
             StageSpec::Evaluate(spec) => stages::evaluate::run(spec, &mut context),
+            StageSpec::Identity(spec) => stages::identity::run(spec, &mut context),
+            StageSpec::Frechet(spec) => stages::frechet::run(spec, &mut context),
+            StageSpec::Factors(spec) => stages::factors::run(spec, &mut context),
             StageSpec::Directions(spec) => stages::directions::run(spec, &mut context),
             StageSpec::Edit(spec) => stages::edit::run(spec, &mut context),
         };
@@ -175,6 +180,7 @@ impl Runner<'_> {
         let resolved = &self.plan.resolved;
         let mut views = Views::of(resolved);
         let (mut traces, mut timings) = (Vec::new(), Vec::new());
+        let (mut frechet, mut factors) = (Vec::new(), Vec::new());
         let mut scores = Vec::new();
         let mut curves = Vec::new();
         let mut costs = Vec::new();
@@ -203,7 +209,12 @@ impl Runner<'_> {
                     let of_arm = found.into_iter().map(|e| Edit { arm: arm(), seed: stage.seed, ..e });
                     edits.get_or_insert_default().curves.extend(of_arm);
                 }
-                StageSpec::Evaluate(_) => {
+                StageSpec::Frechet(_) => {
+                    let found: Vec<Frechet> = done.json("frechet.json")?;
+                    frechet.extend(found.into_iter().map(|f| Frechet { arm: arm(), seed: stage.seed, ..f }));
+                }
+                StageSpec::Factors(_) => factors.extend(done.json::<Vec<Factors>>("factors.json")?),
+                StageSpec::Evaluate(_) | StageSpec::Identity(_) => {
                     let rows: Vec<ScoreRow> = done.json("scores.json")?;
                     let mine = views.sets_of(stage.row.as_deref());
                     for r in rows {
@@ -274,6 +285,8 @@ impl Runner<'_> {
             curves,
             traces,
             edits,
+            frechet,
+            factors,
             provenance: Provenance { timings, ..self.provenance(sha256_hex(canonical(&list).as_bytes()), costs) },
         })
     }

@@ -10,6 +10,7 @@ use mtv_bench::objective::Recipe;
 use mtv_bench::params::Params;
 use mtv_bench::random::Stream;
 use mtv_bench::record::Record;
+use mtv_bench::record::frechet::Between;
 use mtv_bench::stages::{inversion, open};
 
 use crate::sandbox::Sandbox;
@@ -57,7 +58,7 @@ figure_images = 1
 "#;
 
 fn results(record: &Record) -> String {
-    serde_json::to_string(&(&record.images, &record.scores, &record.curves)).unwrap()
+    serde_json::to_string(&(&record.images, &record.scores, &record.curves, &record.frechet, &record.factors)).unwrap()
 }
 
 #[test]
@@ -84,17 +85,35 @@ fn every_family_runs_through_a_study() {
         rows.dedup();
         assert_eq!(rows.len(), 2 + arms, "{set}: {rows:?}");
         let scores: Vec<f64> = record.scores.iter().filter(|s| s.set == set).map(|s| s.value).collect();
-        assert_eq!(scores.len(), rows.len() * 8 * 5, "{set}");
+        // Generators of faces have the identity's two, too.
+        let metrics = if matches!(family, Family::StyleGan1 | Family::Pggan) { 7 } else { 5 };
+        assert_eq!(scores.len(), rows.len() * 8 * metrics, "{set}");
+        let factors = record.factors.iter().find(|f| f.set == set).unwrap_or_else(|| panic!("{set}: no factors"));
+        assert!(factors.values.len() == 8 && factors.classes.len() == if metrics == 5 { 8 } else { 0 }, "{set}: {factors:?}");
         assert!(scores.iter().all(|v| v.is_finite()), "{set}: {scores:?}");
         let curve: Vec<f64> = record.curves.iter().filter(|p| p.set == set).map(|p| p.value).collect();
         assert!(curve.len() == 8 * arms && curve.iter().all(|v| v.is_finite()), "{set}: {curve:?}");
         assert!(curve.windows(2).any(|w| w[0] != w[1]), "{set}: training changed nothing");
         assert!(text.contains(&format!("{set} images (8)")), "{text}");
     }
+    // Among eight targets one is the image's own.
+    let first: Vec<f64> = record.scores.iter().filter(|s| s.metric == "identity-mini-first@8").map(|s| s.value).collect();
+    assert!(first.len() == 2 * 3 * 8 && first.iter().all(|v| *v == 0.0 || *v == 1.0), "{first:?}");
+    let same = |s: &&mtv_bench::record::Score| s.metric == "identity-mini-first@8" && s.arm == "mean_image" && s.value == 1.0;
+    assert!(record.scores.iter().filter(same).count() <= 2, "the mean image is nearest to one target of each set at most");
+    // Four distances per arm, the same floor for all that learned from the same pictures.
+    assert_eq!(record.frechet.len(), 4 * 5);
+    assert!(record.frechet.iter().all(|f| f.value > 0.0 && f.images == 24 && f.error.is_some()), "{:?}", record.frechet);
+    for data in ["mini/faces", "mini/objects"] {
+        let floors: Vec<f64> = record.frechet.iter().filter(|f| f.data == data && f.between == Between::Floor).map(|f| f.value).collect();
+        assert!(floors.len() >= 2 && floors.iter().all(|v| *v == floors[0]), "{data}: {floors:?}");
+    }
     // What an encoder is told of BigGAN's images matters, and the leak is never left unsaid.
     let of = |arm: &str| record.scores.iter().filter(|s| s.arm == arm).map(|s| s.value).collect::<Vec<_>>();
     assert_ne!(of("biggan_256"), of("biggan_256_full"));
     let table = std::fs::read_to_string(sandbox.path("a/runs/gan_reconstruction.tiny/report/table.md")).unwrap();
+    assert!(table.contains("fd-mini/judge_objects@64") && table.contains("covariances are singular"), "{table}");
+    assert!(table.contains("## What is hard, tiny_stylegan1 images"), "{table}");
     let leaks: Vec<&str> = table.lines().filter(|l| l.contains("its target leaks into it")).collect();
     assert!(leaks.len() == 1 && leaks[0].contains("BigGAN-deep (told z)"), "{table}");
     let report = sandbox.path("a/runs/gan_reconstruction.tiny/report");

@@ -163,6 +163,8 @@ fn unlike_things_are_refused_by_name() {
     let mut same = fresh();
     same.spec["seeds"] = serde_json::json!([99]);
     same.spec["title"] = "another title".into();
+    // What is measured in stages of its own changes no score.
+    same.spec["besides"] = serde_json::json!({ "identity": "mini/identity", "factors": true });
     assert!(check(&golden, &[same]).unwrap().refusals.is_empty());
 }
 

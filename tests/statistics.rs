@@ -22,6 +22,17 @@ fn bca_intervals_cover_the_mean() {
 }
 
 #[test]
+fn welch_covers_the_difference_of_unlike_groups() {
+    let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 4.0, 6.0, 8.0, 10.0]);
+    let interval = stats::welch(&a, &b);
+    // Six and a quarter over one and a sixteenth degrees of freedom: t = 2.459, times the root of 2.5.
+    assert!((interval.low + 6.888).abs() < 2e-3 && (interval.high - 0.888).abs() < 2e-3, "{interval:?}");
+    let group = |i: u64, n: usize, sd: f64| normals(5000 + i, n).into_iter().map(|v| sd * v).collect::<Vec<_>>();
+    let covered = (0..300).filter(|&i| stats::welch(&group(2 * i, 8, 3.0), &group(2 * i + 1, 60, 1.0)).contains(0.0)).count();
+    assert!((0.91..0.98).contains(&(covered as f64 / 300.0)), "{covered} of 300");
+}
+
+#[test]
 fn resamples_are_uniform_and_repeatable() {
     let stream = Stream::new(5, "resamples");
     let drawn = resamples(&stream, 10, 2000);

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use mtv_bench::images::Rgb8;
 use mtv_bench::random::Stream;
+use mtv_bench::record::factors::{Factors, Origin};
+use mtv_bench::record::frechet::{Between, Frechet};
 use mtv_bench::record::{ArmInfo, CurvePoint, ImageInfo, Provenance, Record, Score, StageCost};
 use mtv_bench::report::claims::Claim;
 use mtv_bench::report::{Report, table};
@@ -26,6 +28,8 @@ pub fn sample(seeds: &[u64], images: usize, steps: [f64; 5]) -> Record {
         images: vec![],
         scores: vec![],
         edits: None,
+        frechet: vec![],
+        factors: vec![],
         curves: vec![],
         traces: vec![],
         provenance: Provenance {
@@ -511,4 +515,95 @@ fn failures_are_told_by_what_the_generator_never_saw() {
     let of_z = |s: &&Score| s.arm == "z" && s.set == "real" && s.image == "0003" && s.metric == "psnr@64";
     let values: Vec<f64> = record.scores.iter().filter(of_z).map(|s| s.value).collect();
     assert_eq!(rows[1].means[0], ("z".to_string(), format!("{:.2}", (values[0] + values[1]) / 2.0)));
+}
+
+#[test]
+fn what_is_hard_is_told_by_what_the_pictures_show() {
+    let mut record = sample(&[1, 2], 12, STEPS);
+    assert!(Report::of(&record).unwrap().by_factor.is_empty());
+    let glasses = |i: usize| i % 2 == 0;
+    // Glasses cost 3 dB.
+    for score in record.scores.iter_mut().filter(|s| s.set == "real" && s.metric == "psnr@64") {
+        if glasses(score.image.parse().unwrap()) {
+            score.value -= 3.0;
+        }
+    }
+    for image in record.images.iter_mut().filter(|i| i.set == "real" && i.id == "0003") {
+        image.unseen = vec!["Hat".into()];
+    }
+    let factors = |set: &str, data: &str, origin, names: [&str; 2], classes: Vec<u32>| Factors {
+        set: set.into(),
+        data: data.into(),
+        origin,
+        names: names.map(str::to_string).to_vec(),
+        values: (0..12).map(|i| vec![if glasses(i) { 1.0 } else { -1.0 }, 0.0]).collect(),
+        classes,
+    };
+    record.factors = vec![
+        factors("real", "mini/faces", Origin::Known, ["glasses", "yaw"], vec![]),
+        factors("synthesized", "mini/objects", Origin::Read, ["scale", "x"], (0..12).map(|i| i % 3).collect()),
+    ];
+    let report = Report::of(&record).unwrap();
+    let [synthesized, real] = &report.by_factor[..] else { panic!("{:?}", report.by_factor) };
+    assert_eq!((real.set.as_str(), real.metric.as_str()), ("real", "psnr@64"));
+    // No head is turned, so that there is no such row; one picture alone has no interval.
+    assert_eq!(real.rows.len(), 2, "{:?}", real.rows);
+    let row = |what: &str| real.rows.iter().find(|r| r.what.starts_with(what)).unwrap();
+    assert_eq!((row("an accessory").images, row("an accessory").difference.as_str()), (1, ""));
+    let glasses = row("glasses");
+    let number = |text: &str| text.parse::<f64>().unwrap();
+    assert_eq!(glasses.images, 6);
+    assert!((number(&glasses.difference) - (number(&glasses.mean) - number(&glasses.rest))).abs() < 0.011, "{glasses:?}");
+    assert!(
+        number(&glasses.low) < number(&glasses.difference)
+            && number(&glasses.difference) < number(&glasses.high)
+            && number(&glasses.low) < -3.0
+    );
+    let gap = |place: usize| number(&real.rows[place].mean) - number(&real.rows[place].rest);
+    assert!(gap(0) <= gap(1), "the greatest loss stands first: {real:?}");
+    let named: Vec<&str> = synthesized.rows.iter().map(|r| r.what.as_str()).collect();
+    for what in ["class cup", "class car", "class house", "large (scale above 1/3)", "small (scale below -1/3)"] {
+        assert!(named.contains(&what), "{named:?}");
+    }
+    assert_eq!(named.len(), 5);
+    let text = table::render(&report, "table.md", &Default::default()).unwrap();
+    assert!(text.contains("## What is hard, real images") && text.contains("| glasses | 6 |"), "{text}");
+    assert!(text.contains("what the judge of mini/objects reads off"), "{text}");
+}
+
+#[test]
+fn distances_of_sets_stand_beside_their_floor() {
+    let mut record = sample(&[1, 2], 4, STEPS);
+    for (seed, shift) in [(1, 0.0), (2, 0.2)] {
+        for (between, value) in [
+            (Between::Floor, 0.1),
+            (Between::GeneratedSource, 5.0),
+            (Between::ReconstructedSource, 6.0 + shift),
+            (Between::ReconstructedGenerated, 1.0 + shift),
+        ] {
+            record.frechet.push(Frechet {
+                arm: "w".into(),
+                seed,
+                set: "synthesized".into(),
+                between,
+                data: "mini/faces".into(),
+                features: "fd-mini/judge@64".into(),
+                width: 128,
+                images: 2000,
+                value,
+                error: Some(0.05),
+            });
+        }
+    }
+    let tables = Report::of(&record).unwrap().frechet;
+    assert_eq!(tables.len(), 1);
+    let row = &tables[0].rows[0];
+    assert_eq!(row.cells, ["0.100 ± 0.050", "5.000 ± 0.050", "6.100 ± 0.050 (seeds ± 0.141)", "1.100 ± 0.050 (seeds ± 0.141)"]);
+    assert!(tables[0].about.iter().any(|l| l.contains("2000 images are few for 128 features")), "{:?}", tables[0].about);
+    record.frechet.iter_mut().for_each(|f| f.images = 24);
+    assert!(Report::of(&record).unwrap().frechet[0].about.iter().any(|l| l.contains("covariances are singular")));
+    for template in ["table.md", "table.tex", "report.html"] {
+        let text = table::render(&Report::of(&record).unwrap(), template, &Default::default()).unwrap();
+        assert!(text.contains("1.100") && text.contains("fd-mini/judge"), "{text}");
+    }
 }

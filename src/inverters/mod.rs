@@ -32,7 +32,7 @@ pub trait Inverter {
 
 /// Batch norm. A network that is opened uses its running statistics, folded into one scale and one offset per channel; one that is
 /// trained uses the batch's, and moves the running ones towards them.
-struct BatchNorm {
+pub(crate) struct BatchNorm {
     folded: Option<(Tensor, Tensor)>,
     weight: Tensor,
     bias: Tensor,
@@ -46,7 +46,7 @@ impl BatchNorm {
     const MOMENTUM: f64 = 0.1;
 
     /// `p` has weight, bias, running_mean and running_var, each [channels].
-    fn new(p: &Params, channels: usize) -> Result<Self> {
+    pub(crate) fn new(p: &Params, channels: usize) -> Result<Self> {
         let get = |name: &str, value: f64| p.get(name, channels, Init::Const(value));
         let (weight, bias) = (get("weight", 1.0)?, get("bias", 0.0)?);
         let (mean, var) = (get("running_mean", 0.0)?, get("running_var", 1.0)?);
@@ -62,7 +62,7 @@ impl BatchNorm {
         Ok(BatchNorm { folded, weight, bias, mean, var })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.folded {
             Some((scale, offset)) => x.broadcast_mul(scale)?.broadcast_add(offset),
             None => self.of_batch(x),

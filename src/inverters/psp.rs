@@ -185,11 +185,48 @@ pub struct Trace {
     pub rows: Tensor,
 }
 
+/// The IR-SE50 body of TreB1eN's ArcFace: a convolution and four stages of blocks, each of which halves the side.
+pub struct Body {
+    enter: (Tensor, BatchNorm, Tensor),
+    stages: Vec<Vec<Bottleneck>>,
+}
+
+impl Body {
+    /// `p` has input_layer and body; `widths` and `blocks` of the four stages.
+    pub fn new(p: &Params, widths: [usize; 4], blocks: [usize; 4]) -> Result<Self> {
+        let (enter, mut stages, mut index) = (p.pp("input_layer"), Vec::new(), 0);
+        for stage in 0..4 {
+            let mut made = Vec::new();
+            for i in 0..blocks[stage] {
+                let inputs = if i == 0 { widths[stage.saturating_sub(1)] } else { widths[stage] };
+                made.push(Bottleneck::new(&p.pp(format!("body.{index}")), inputs, widths[stage], if i == 0 { 2 } else { 1 })?);
+                index += 1;
+            }
+            stages.push(made);
+        }
+        let slopes = enter.pp(2).get("weight", widths[0], Init::Const(0.25))?;
+        Ok(Body { enter: (conv(&enter.pp(0), 3, widths[0], 3)?, BatchNorm::new(&enter.pp(1), widths[0])?, slopes), stages })
+    }
+
+    /// The ends of the four stages.
+    pub fn stages(&self, images: &Tensor) -> Result<Vec<Tensor>> {
+        let (weight, norm, slopes) = &self.enter;
+        let mut x = prelu(&norm.forward(&ops::conv2d(images, weight, None, 1, 1)?)?, slopes)?;
+        let mut ends = Vec::new();
+        for stage in &self.stages {
+            for block in stage {
+                x = block.forward(&x)?;
+            }
+            ends.push(x.clone());
+        }
+        Ok(ends)
+    }
+}
+
 /// The gradual style encoder.
 pub struct Encoder {
     side: usize,
-    enter: (Tensor, BatchNorm, Tensor),
-    body: Vec<Vec<Bottleneck>>,
+    body: Body,
     lateral: [(Tensor, Tensor); 2],
     rows: Vec<ToRow>,
 }
@@ -201,17 +238,6 @@ impl Encoder {
             bail!("pSp: images of {} px; a power of two from 16 up is needed", config.side)
         }
         let w = config.widths;
-        let enter = p.pp("input_layer");
-        let (mut body, mut index) = (Vec::new(), 0);
-        for stage in 0..4 {
-            let mut blocks = Vec::new();
-            for i in 0..config.blocks[stage] {
-                let inputs = if i == 0 { w[stage.saturating_sub(1)] } else { w[stage] };
-                blocks.push(Bottleneck::new(&p.pp(format!("body.{index}")), inputs, w[stage], if i == 0 { 2 } else { 1 })?);
-                index += 1;
-            }
-            body.push(blocks);
-        }
         let lateral = |name: &str, inputs: usize| -> Result<(Tensor, Tensor)> {
             let p = p.pp(name);
             Ok((conv(&p, inputs, w[3], 1)?, p.get("bias", w[3], Init::Const(0.0))?))
@@ -228,12 +254,7 @@ impl Encoder {
         };
         Ok(Encoder {
             side: config.side,
-            enter: (
-                conv(&enter.pp(0), 3, w[0], 3)?,
-                BatchNorm::new(&enter.pp(1), w[0])?,
-                enter.pp(2).get("weight", w[0], Init::Const(0.25))?,
-            ),
-            body,
+            body: Body::new(p, w, config.blocks)?,
             lateral: [lateral("latlayer1", w[2])?, lateral("latlayer2", w[1])?],
             rows: (0..config.rows).map(row).collect::<Result<_>>()?,
         })
@@ -245,15 +266,7 @@ impl Encoder {
         if images.dims()[1..] != [3, side, side] {
             bail!("pSp's encoder takes images of [3, {side}, {side}], not {:?}", images.dims())
         }
-        let (weight, norm, slopes) = &self.enter;
-        let mut x = prelu(&norm.forward(&ops::conv2d(images, weight, None, 1, 1)?)?, slopes)?;
-        let mut ends = Vec::new();
-        for stage in &self.body {
-            for block in stage {
-                x = block.forward(&x)?;
-            }
-            ends.push(x.clone());
-        }
+        let ends = self.body.stages(images)?;
         let lateral = |i: usize, x: &Tensor| ops::conv2d(x, &self.lateral[i].0, Some(&self.lateral[i].1), 1, 0);
         let coarse = &ends[3];
         let middle = upsample_add(coarse, &lateral(0, &ends[2])?)?;

@@ -15,6 +15,7 @@ use crate::{Error, Result};
 
 mod cosine;
 mod frechet;
+pub mod identity;
 mod kid;
 mod lanes;
 mod mse;
@@ -43,6 +44,8 @@ pub enum Compute {
     Pixels { score: fn(&Rgb8, &Rgb8) -> f64, min_side: usize },
     /// By a network that the caller gives ([`Metric::with_network`]), from images in `[-1, 1]`.
     Network { min_side: usize },
+    /// By a stage of a study, which sees the other images too.
+    Stage,
 }
 
 /// What a measure is.
@@ -163,6 +166,12 @@ pub const METRICS: &[Info] = &[
     },
 ];
 
+/// What the measure of a full metric name (`psnr@64`) is, of a pair or of a stage.
+pub fn info(metric: &str) -> Option<&'static Info> {
+    let measure = metric.split('@').next().unwrap_or(metric);
+    METRICS.iter().chain(&identity::ALL).find(|m| m.name == measure)
+}
+
 /// A distance by a network: two `[1, 3, height, width]` tensors in `[-1, 1]` to one number.
 pub type Network = Arc<dyn Fn(&Tensor, &Tensor) -> candle_core::Result<f64> + Send + Sync>;
 
@@ -219,6 +228,7 @@ impl Info {
     fn min_side(&self) -> usize {
         match self.compute {
             Compute::Pixels { min_side, .. } | Compute::Network { min_side } => min_side,
+            Compute::Stage => 1,
         }
     }
 }
@@ -284,6 +294,7 @@ impl Metric {
                 let y = b.to_tensor(device)?.unsqueeze(0)?;
                 Ok(network(&x, &y)?)
             }
+            (Compute::Stage, _) => Err(Error::internal(format!("{name} is not computed from a pair"))),
             (Compute::Network { .. }, None) => Err(Error::missing(format!("{name}: its network is not loaded"))),
         }
     }

@@ -9,7 +9,7 @@ use super::stats::{self, Alternative, Bootstrap, Interval, Mode, Spread, Zeros};
 use super::summary::{Grid, image_resamples};
 use super::{ArmInfo, Record};
 use crate::Result;
-use crate::metrics::{Info, METRICS};
+use crate::metrics::{self, Info};
 
 /// Scores of the same seed on the same kind of machine count as equal within this share (absolute below 1).
 const EQUAL: f64 = 1e-5;
@@ -215,6 +215,5 @@ fn least_margin(info: &Info) -> f64 {
 }
 
 fn info(metric: &str) -> Result<&'static Info> {
-    let measure = metric.split('@').next().unwrap_or(metric);
-    METRICS.iter().find(|m| m.name == measure).ok_or_else(|| incomparable(format!("this version does not know the metric {metric}")))
+    metrics::info(metric).ok_or_else(|| incomparable(format!("this version does not know the metric {metric}")))
 }

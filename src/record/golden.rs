@@ -211,6 +211,8 @@ pub(super) fn merged(records: &[Record]) -> Result<Record> {
             all.directions.extend(more.directions.iter().cloned());
             all.curves.extend(more.curves.iter().cloned());
         }
+        let measured: BTreeSet<(String, u64)> = all.frechet.iter().map(|f| (f.arm.clone(), f.seed)).collect();
+        all.frechet.extend(record.frechet.iter().filter(|f| !measured.contains(&(f.arm.clone(), f.seed))).cloned());
         all.seeds.extend(&record.seeds);
     }
     all.seeds.sort_unstable();
@@ -249,7 +251,8 @@ fn image_difference(set: &str, golden: Option<&Vec<(String, String)>>, new: Opti
 
 /// What decides whether two runs are alike: the resolved study without seeds and without what only people read.
 fn comparable_spec(spec: &Value) -> Value {
-    const IGNORED: [&str; 9] = ["seed", "seeds", "title", "label", "note", "paper", "cost", "report", "claimed_order"];
+    // What is measured besides changes no score.
+    const IGNORED: [&str; 10] = ["seed", "seeds", "title", "label", "note", "paper", "cost", "report", "claimed_order", "besides"];
     match spec {
         Value::Object(map) => map
             .iter()

@@ -10,6 +10,8 @@ use crate::{Error, Result};
 
 pub mod compare;
 pub mod edit;
+pub mod factors;
+pub mod frechet;
 pub mod golden;
 pub mod stats;
 pub mod store;
@@ -41,6 +43,12 @@ pub struct Record {
     /// What was measured on edits; absent where nothing was edited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edits: Option<edit::Edits>,
+    /// Distances of whole sets, for the studies that ask for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frechet: Vec<frechet::Frechet>,
+    /// What the images show, for the studies that ask for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub factors: Vec<factors::Factors>,
     pub provenance: Provenance,
 }
 

@@ -73,6 +73,15 @@ pub fn paired_t(differences: &[f64]) -> (f64, f64, Interval) {
     (t, p, Interval { low: m - half, high: m + half })
 }
 
+/// Welch's 95 % interval of the difference of the means of two groups, mean of `a` minus mean of `b`; not a number for fewer than two values.
+pub fn welch(a: &[f64], b: &[f64]) -> Interval {
+    let share = |v: &[f64]| (sd(v).powi(2) / v.len() as f64, v.len() as f64 - 1.0);
+    let ((va, da), (vb, db)) = (share(a), share(b));
+    let freedom = (va + vb).powi(2) / (va * va / da + vb * vb / db);
+    let (difference, half) = (mean(a) - mean(b), t_quantile(0.975, freedom) * (va + vb).sqrt());
+    Interval { low: difference - half, high: difference + half }
+}
+
 /// Normal distribution function.
 pub fn normal_cdf(x: f64) -> f64 {
     // statrs' own is right to 2e-11 only.

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 
 use super::figure::{Pictures, fitted};
 use super::ink::{Anchor, BLACK, Figure, GREY, Sheet, text_width};
-use super::{details, info, number, sets, trained};
-use crate::record::summary::Grid;
-use crate::record::{ArmInfo, Record, stats};
+use super::{best_arm, details, info, number, sets};
+use crate::record::{ArmInfo, Record};
 use crate::{Error, Result};
 
 const GAP: u32 = 6;
@@ -51,15 +50,7 @@ fn block<'a>(record: &'a Record, set: &str, targets: &Pictures, worst: &BTreeMap
     let Some(metric) = record.scores.iter().find(|s| s.set == set).map(|s| s.metric.clone()) else { return Ok(None) };
     let info = info(&metric)?;
     let sign = if info.higher_is_better { 1.0 } else { -1.0 };
-    let mut best: Option<(f64, &ArmInfo, Grid)> = None;
-    for arm in trained(record).filter(|a| worst.contains_key(&a.name)) {
-        let Some(grid) = Grid::of(record, &arm.name, set, &metric)? else { continue };
-        let mean = sign * stats::mean(&grid.by_image());
-        if best.as_ref().is_none_or(|(b, _, _)| mean > *b) {
-            best = Some((mean, arm, grid));
-        }
-    }
-    let Some((_, arm, grid)) = best else { return Ok(None) };
+    let Some((arm, grid)) = best_arm(record, set, &metric, |a| worst.contains_key(&a.name))? else { return Ok(None) };
     let mut cases: Vec<(f64, String, String)> = vec![];
     for (image, value) in record.images.iter().filter(|i| i.set == set).zip(&grid.values[0]) {
         let key = format!("{set}/{}", image.id);

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::metrics::{Info, METRICS};
+use crate::metrics::{self, Info};
 use crate::record::stats::{self, Alternative, Mode, Zeros};
 use crate::record::summary::{Grid, Summary};
 use crate::record::{ArmInfo, Record};
@@ -17,8 +17,10 @@ pub mod details;
 pub mod edit_curves;
 pub mod edit_grid;
 pub mod edits;
+pub mod factors;
 pub mod figure;
 pub mod finding;
+pub mod frechet;
 pub mod gallery;
 pub mod html;
 pub mod ink;
@@ -46,6 +48,10 @@ pub struct Report {
     pub sets: Vec<Set>,
     /// Where the arms fail: the pictures apart by what they show that the generator never saw; empty where none does.
     pub unseen: Vec<Unseen>,
+    /// How the scores depend on what the images show; empty where the record does not say what they show.
+    pub by_factor: Vec<factors::ByFactor>,
+    /// Distances of whole sets; empty where the study does not ask for them.
+    pub frechet: Vec<frechet::Distances>,
     /// How soon the trainings converge; empty where the record has no curves.
     pub convergence: Vec<Convergence>,
     /// What the trainings cost; empty where the record has no times.
@@ -139,6 +145,8 @@ impl Report {
             findings: finding::findings(record, &published)?,
             sets,
             unseen: details::unseen(record)?,
+            by_factor: factors::by_factor(record)?,
+            frechet: frechet::distances(record),
             convergence: convergence::convergence(record)?,
             costs: details::costs(record),
             tradeoffs: tradeoff::tables(record)?,
@@ -153,11 +161,7 @@ impl Report {
 ///
 /// Errors (corrupt): no such measure.
 pub fn info(metric: &str) -> Result<&'static Info> {
-    let measure = metric.split('@').next().unwrap_or(metric);
-    METRICS
-        .iter()
-        .find(|m| m.name == measure)
-        .ok_or_else(|| Error::corrupt(format!("the record names a metric that this version does not know: {metric}")))
+    metrics::info(metric).ok_or_else(|| Error::corrupt(format!("the record names a metric that this version does not know: {metric}")))
 }
 
 /// The sets of images in the order of the record.
@@ -174,6 +178,20 @@ pub fn sets(record: &Record) -> Vec<String> {
 /// The trained arms in the order of the study.
 pub fn trained(record: &Record) -> impl Iterator<Item = &ArmInfo> {
     record.arms.iter().filter(|a| !a.reference)
+}
+
+/// The trained arm that is best on a set by the mean of a metric, of those that pass, with its scores.
+fn best_arm<'a>(record: &'a Record, set: &str, metric: &str, pass: impl Fn(&ArmInfo) -> bool) -> Result<Option<(&'a ArmInfo, Grid)>> {
+    let sign = if info(metric)?.higher_is_better { 1.0 } else { -1.0 };
+    let mut best: Option<(f64, &ArmInfo, Grid)> = None;
+    for arm in trained(record).filter(|a| pass(a)) {
+        let Some(grid) = Grid::of(record, &arm.name, set, metric)? else { continue };
+        let mean = sign * stats::mean(&grid.by_image());
+        if best.as_ref().is_none_or(|(b, _, _)| mean > *b) {
+            best = Some((mean, arm, grid));
+        }
+    }
+    Ok(best.map(|(_, arm, grid)| (arm, grid)))
 }
 
 fn title(record: &Record) -> String {

@@ -78,6 +78,9 @@ pub struct Card {
     /// What is needed to build the network; data sets have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
+    /// Of a generator: the card of the pictures that it learned to make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
     pub licence: Licence,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<Training>,

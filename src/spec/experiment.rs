@@ -137,6 +137,15 @@ pub struct Evaluate {
     /// How pictures get to a method and its reconstructions to the metrics, a table for each; as they are if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protocols: Vec<Protocol>,
+    /// The card of the network that says whether faces are still the same persons, for the arms whose generator makes faces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// By profile: how many images the Fréchet distances of generators and reconstructions are taken over.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub frechet: BTreeMap<String, NonZeroUsize>,
+    /// Whether the report says how the scores depend on what the images show, where that is known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub factors: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,6 +229,27 @@ pub struct Resolved {
     /// Full names of the measures of quality against seconds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trace: Vec<String>,
+    #[serde(default, skip_serializing_if = "Besides::is_none")]
+    pub besides: Besides,
+}
+
+/// What is measured beside the scores of pairs, each in a stage of its own.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Besides {
+    /// The card of the identity network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Images of the Fréchet distances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frechet: Option<usize>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub factors: bool,
+}
+
+impl Besides {
+    pub fn is_none(&self) -> bool {
+        *self == Besides::default()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -421,6 +451,13 @@ impl Study {
                 return Err(self.document.error(&place, "the share of the iterations lies between 0 and 1"));
             }
         }
+        if let Some(name) = e.evaluate.frechet.keys().find(|name| !profiles.contains(name)) {
+            let hint = files::suggestion(name, profiles.iter().map(String::as_str));
+            return Err(self.document.error(&["evaluate", "frechet", name], &format!("there is no profile \"{name}\"{hint}")));
+        }
+        if let Some((name, _)) = e.evaluate.frechet.iter().find(|(_, n)| n.get() < 2) {
+            return Err(self.document.error(&["evaluate", "frechet", name], "a Fréchet distance needs two images at least"));
+        }
         if e.evaluate.sets.is_empty() {
             return Err(self.document.error(&["evaluate", "sets"], "at least one set of images is needed"));
         }
@@ -560,6 +597,11 @@ impl Study {
                 })?)
             }
         };
+        let identity = match &e.evaluate.identity {
+            None => None,
+            Some(name) => Some(card_at(&["evaluate", "identity"], name, &[K::IdentityNetwork])?.name),
+        };
+        let frechet = e.evaluate.frechet.get(&profile.name).map(|n| n.get());
         Ok(Resolved {
             name: e.name.clone(),
             version: e.version,
@@ -578,6 +620,7 @@ impl Study {
             report: e.report.clone(),
             protocols: e.evaluate.protocols.clone(),
             trace,
+            besides: Besides { identity, frechet, factors: e.evaluate.factors },
         })
     }
 

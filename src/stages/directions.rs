@@ -22,6 +22,16 @@ use crate::zoo::judge::Judge;
 use crate::zoo::measure::{Sampler, quantized};
 use crate::{Error, Result};
 
+/// A factor counts where the reader explains at least this much of its variance (its card says how much).
+const LEAST_R2: f64 = 0.5;
+
+/// Which of these factors the network of this card reads well enough to be counted.
+pub fn readable(card: &Card, factors: &[&str]) -> Vec<bool> {
+    let measured = card.training.as_ref().map(|t| &t.measured);
+    let r2 = |name: &&str| measured.and_then(|m| m.get(&format!("r2_{}", name.replace('-', "_")))).copied();
+    factors.iter().map(|name| r2(name).is_none_or(|r2| r2 >= LEAST_R2)).collect()
+}
+
 /// Images per forward pass; the result does not depend on it.
 const BATCH: usize = 32;
 
@@ -158,14 +168,16 @@ fn read_all(judge: &Judge, sampler: &Sampler, count: usize, context: &mut StageC
     Ok(factors)
 }
 
-/// The factors that the judge reads off pictures; others than its own size are resized.
+/// The factors that the judge reads off pictures.
 pub fn read(judge: &Judge, images: &[Rgb8], device: &Device) -> Result<Vec<Vec<f64>>> {
-    let fitted: Vec<Rgb8> = images
-        .iter()
-        .map(|i| if (i.width(), i.height()) == (SIZE, SIZE) { i.clone() } else { resize(i, SIZE, SIZE, Filter::Bilinear) })
-        .collect();
-    let factors = judge.factors(&judge.features(&Rgb8::to_batch(&fitted, device)?)?)?;
+    let factors = judge.factors(&judge.features(&as_batch(images, device)?)?)?;
     Ok(factors.to_dtype(DType::F64)?.to_vec2()?)
+}
+
+/// Pictures as the zoo's networks take them, of 64 px; others are resized.
+pub fn as_batch(images: &[Rgb8], device: &Device) -> Result<Tensor> {
+    let fitted: Vec<Rgb8> = images.iter().map(|i| resize(i, SIZE, SIZE, Filter::Bilinear)).collect();
+    Ok(Rgb8::to_batch(&fitted, device)?)
 }
 
 fn scales(factors: &[Vec<f64>]) -> Vec<f64> {

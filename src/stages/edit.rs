@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::directions::{Scales, conditional_name, read};
+use super::directions::{Scales, conditional_name, read, readable};
 use super::evaluate::{open_metrics, picture, score_all};
 use super::inversion::{Inversion, Inverted};
 use super::{EditSource, EditStageSpec, StageContext, open, sample};
@@ -24,9 +24,6 @@ use crate::spec::Card;
 use crate::zoo::faces::{FACTORS, Factor, IDENTITY_FACTORS};
 use crate::zoo::judge::Judge;
 use crate::{Error, Result};
-
-/// A factor counts where the reader explains at least this much of its variance (its card says how much).
-const LEAST_R2: f64 = 0.5;
 
 /// What a checkpoint holds beside pictures.
 #[derive(Serialize, Deserialize)]
@@ -235,7 +232,11 @@ impl Measures {
             None => None,
             Some(name) => {
                 let scales: Scales = context.input("directions")?.json("scales.json")?;
-                Some(Reader { judge: open::judge(name, &device)?, scales: scales.factors, readable: readable(&Card::load(name)?) })
+                Some(Reader {
+                    judge: open::judge(name, &device)?,
+                    scales: scales.factors,
+                    readable: readable(&Card::load(name)?, &FACTORS),
+                })
             }
         };
         Ok(Measures { reader, lpips, device })
@@ -264,11 +265,4 @@ impl Measures {
         out.push(("identity", images().map(|i| mean(i, &|k| k < IDENTITY_FACTORS && !is_target(k))).collect()));
         out
     }
-}
-
-/// Which factors the network of this card reads well enough to be counted.
-fn readable(card: &Card) -> Vec<bool> {
-    let measured = card.training.as_ref().map(|t| &t.measured);
-    let r2 = |name: &&str| measured.and_then(|m| m.get(&format!("r2_{}", name.replace('-', "_")))).copied();
-    FACTORS.iter().map(|name| r2(name).is_none_or(|r2| r2 >= LEAST_R2)).collect()
 }

@@ -24,7 +24,7 @@ pub fn run(spec: &EvaluateSpec, context: &mut StageContext) -> Result<()> {
     let trace_metrics = open_metrics(&spec.trace, &spec.networks, device)?;
     let generator = open::generator(&spec.networks.generator, device)?;
     let train = context.inputs.get("train");
-    let reconstructor = Reconstructor::open(spec, train, generator.as_ref(), device)?;
+    let reconstructor = Reconstructor::open(spec.inverting(), train, generator.as_ref(), device)?;
     let input = context.input("sample")?;
     let images: Vec<ImageInfo> = input.json("images.json")?;
     let pixels = input.tensors("images.safetensors", &Device::Cpu)?;
@@ -137,7 +137,7 @@ impl Worst {
 }
 
 /// The first `count` images of each set.
-fn limited(images: Vec<ImageInfo>, count: Option<usize>) -> Vec<ImageInfo> {
+pub fn limited(images: Vec<ImageInfo>, count: Option<usize>) -> Vec<ImageInfo> {
     let Some(count) = count else { return images };
     images.chunk_by(|a, b| a.set == b.set).flat_map(|set| set.iter().take(count).cloned()).collect()
 }
@@ -274,7 +274,7 @@ impl Work<'_> {
         let (spec, train, device) = (self.spec, self.train, self.device);
         let one = move |info: &ImageInfo, input: &Rgb8| -> Result<Reconstruction> {
             let generator = open::generator(&spec.networks.generator, device)?;
-            let own = Reconstructor::open(spec, train, generator.as_ref(), device)?;
+            let own = Reconstructor::open(spec.inverting(), train, generator.as_ref(), device)?;
             own.run(&[info], std::slice::from_ref(input), look)
         };
         let results = std::thread::scope(|scope| {

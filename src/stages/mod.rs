@@ -6,6 +6,9 @@
 //! | train | `train::run(&TrainSpec, &mut StageContext) -> Result<()>` | - | `encoder.safetensors`, `curves.json`: `Vec<CurveRow>` |
 //! | train (a baseline's encoder) | `train_baseline::run(&BaselineSpec, &mut StageContext) -> Result<()>` | - | as train |
 //! | evaluate | `evaluate::run(&EvaluateSpec, &mut StageContext) -> Result<()>` | "sample", "train" (not for reference rows) | `scores.json`: `Vec<ScoreRow>`; `reconstructions.safetensors`; `worst.safetensors`; where asked for `traces.json`: `Vec<TraceRow>` and `times.json`: `Vec<TimeRow>` |
+//! | identity | `identity::run(&IdentitySpec, &mut StageContext) -> Result<()>` | as evaluate | `scores.json`: `Vec<ScoreRow>` |
+//! | frechet | `frechet::run(&FrechetSpec, &mut StageContext) -> Result<()>` | "train" (not for reference rows) | `frechet.json`: `Vec<record::frechet::Frechet>` |
+//! | factors | `factors::run(&FactorsSpec, &mut StageContext) -> Result<()>` | "sample" | `factors.json`: `Vec<record::factors::Factors>` |
 //! | directions | `directions::run(&DirectionsSpec, &mut StageContext) -> Result<()>` | - | `directions.safetensors`, `directions.json`: `Vec<record::edit::Direction>`, `scales.json`: `Scales` |
 //! | edit | `edit::run(&EditStageSpec, &mut StageContext) -> Result<()>` | "sample", "directions", "train" (not for own w) | `edits.json`: `Vec<record::edit::Edit>`; `edits.safetensors` |
 //! | render | `render::run(&Record, ...)` | all | tables and figures in the run's folder |
@@ -26,7 +29,10 @@ pub mod directions;
 pub mod edit;
 pub mod evaluate;
 pub mod external;
+pub mod factors;
 pub mod fetch;
+pub mod frechet;
+pub mod identity;
 pub mod inversion;
 pub mod open;
 pub mod progress;
@@ -56,6 +62,9 @@ pub const SAMPLE_CODE: u32 = 1;
 pub const TRAIN_CODE: u32 = 1;
 pub const BASELINE_CODE: u32 = 1;
 pub const EVALUATE_CODE: u32 = 2;
+pub const IDENTITY_CODE: u32 = 1;
+pub const FRECHET_CODE: u32 = 1;
+pub const FACTORS_CODE: u32 = 1;
 pub const DIRECTIONS_CODE: u32 = 1;
 pub const EDIT_CODE: u32 = 1;
 
@@ -189,6 +198,12 @@ pub struct EvaluateSpec {
     pub trace: Vec<String>,
 }
 
+impl EvaluateSpec {
+    pub fn inverting(&self) -> reconstruct::Inverting<'_> {
+        reconstruct::Inverting { networks: &self.networks, method: &self.method, seed: self.seed }
+    }
+}
+
 /// How a picture gets to a method, and a reconstruction to the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -312,6 +327,60 @@ impl Method {
             Method::MeanImage | Method::MeanLatent | Method::External(_) => None,
         }
     }
+}
+
+/// Whether the reconstructions of one row and seed show the same persons as their targets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentitySpec {
+    pub networks: Networks,
+    pub method: Method,
+    /// Seed of the evaluation images.
+    pub seed: u64,
+    /// The card of the network that tells persons apart.
+    pub identity: String,
+    /// Only the first images of each set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
+    /// Images per forward pass.
+    pub batch: usize,
+}
+
+/// Fréchet distances of a generator's images and of one arm's reconstructions of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FrechetSpec {
+    pub networks: Networks,
+    pub method: Method,
+    /// Seed of the evaluation images.
+    pub seed: u64,
+    /// The generator's set: it chooses the noise.
+    pub set: String,
+    /// Images on each side.
+    pub images: usize,
+    /// The card of the pictures that the generator learned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    /// The card of the network whose features are compared.
+    pub features: String,
+    /// Images per forward pass.
+    pub batch: usize,
+}
+
+/// What the evaluation images show.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FactorsSpec {
+    pub sets: Vec<FactorSet>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FactorSet {
+    pub set: String,
+    /// The card of the source of the pictures, or of those that the generator learned from.
+    pub data: String,
+    pub origin: crate::record::factors::Origin,
 }
 
 /// The directions of a generator's w, learned with one seed.

@@ -161,11 +161,11 @@ pub struct RealPicture {
     pub unseen: Vec<String>,
 }
 
-/// The first `count` held-out pictures of a data set card, at `side` pixels: drawn, or read from the folder or archive that the user has put
+/// `count` held-out pictures of a data set card from number `first` on, at `side` pixels: drawn, or read from the folder or archive that the user has put
 /// where the card's file belongs (of CelebAMask-HQ the photographs, not the masks).
 ///
 /// Errors: the data set is not on this machine, has too few pictures, or one is not square or too small.
-pub fn real_pictures(name: &str, count: usize, side: usize) -> Result<Vec<RealPicture>> {
+pub fn real_pictures(name: &str, first: usize, count: usize, side: usize) -> Result<Vec<RealPicture>> {
     let card = Card::load(name)?;
     let drawn = match &card.source {
         Source::Seeded(seeded) => source::Source::named(name, seeded.seed),
@@ -177,9 +177,9 @@ pub fn real_pictures(name: &str, count: usize, side: usize) -> Result<Vec<RealPi
                 "the data set \"{name}\" is not on this machine: `mtv-bench weights info {name}` says how to get it"
             )));
         };
-        return photographs(&path, count, side);
+        return photographs(&path, first, count, side);
     };
-    (0..count as u64)
+    (first as u64..(first + count) as u64)
         .map(|index| {
             let picture = source.draw(drawing::Split::HeldOut, index);
             let image = Rgb8::new(drawing::SIZE, drawing::SIZE, picture.rgb)?;
@@ -193,28 +193,30 @@ pub fn real_pictures(name: &str, count: usize, side: usize) -> Result<Vec<RealPi
 /// The folder of CelebAMask-HQ with the photographs.
 const PHOTOGRAPHS: &str = "CelebA-HQ-img/";
 
-fn photographs(path: &Path, count: usize, side: usize) -> Result<Vec<RealPicture>> {
+fn photographs(path: &Path, first: usize, count: usize, side: usize) -> Result<Vec<RealPicture>> {
     let set = Pictures::open(path)?;
     let apart = set.list().iter().any(|p| p.id.contains(PHOTOGRAPHS));
-    let chosen: Vec<_> = set.list().iter().filter(|p| !apart || p.id.contains(PHOTOGRAPHS)).take(count).collect();
+    let chosen: Vec<_> = set.list().iter().filter(|p| !apart || p.id.contains(PHOTOGRAPHS)).skip(first).take(count).collect();
     if chosen.len() < count {
-        return Err(Error::missing(format!("{}: {} pictures, {count} are needed", path.display(), chosen.len())));
+        return Err(Error::missing(format!("{}: {} pictures, {} are needed", path.display(), first + chosen.len(), first + count)));
     }
     let one = |(index, picture): (usize, &&crate::images::Picture)| {
         let image = fit(&set.read(picture)?, side, Filter::Bilinear, Shape::Square, false).map_err(|e| e.at(set.place(picture)))?;
         let stem = picture.id.rsplit('/').next().unwrap_or(&picture.id);
         Ok(RealPicture { id: format!("real{index:05}-{stem}"), image, unseen: vec![] })
     };
-    chosen.iter().enumerate().map(one).collect()
+    (first..).zip(&chosen).map(one).collect()
 }
 
-/// The network of a card that reads the factors of the procedural faces.
+/// The network of a card that reads the factors of a procedural source.
 ///
 /// Errors: as [`generator`].
 pub fn judge(name: &str, device: &Device) -> Result<Judge> {
-    let params = Params::frozen(tensors(&Card::load(name)?)?, DType::F32, device, &format!("baselines/{name}"));
+    let card = Card::load(name)?;
+    let classes = card.network()?.classes.is_some();
+    let params = Params::frozen(tensors(&card)?, DType::F32, device, &format!("baselines/{name}"));
     let build = || -> candle_core::Result<Judge> {
-        let net = Judge::of_faces(&params)?;
+        let net = if classes { Judge::of_objects(&params)? } else { Judge::of_faces(&params)? };
         params.finish()?;
         Ok(net)
     };

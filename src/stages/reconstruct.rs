@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use super::external::ExternalMethod;
 use super::inversion::Inversion;
 use super::train::open_objective;
-use super::{BaselineMethod, EncoderRefinement, EvaluateSpec, Features, LatentRefinement, LatentTerms, Method, Refinement, open, sample};
+use super::{BaselineMethod, EncoderRefinement, Features, LatentRefinement, LatentTerms, Method, Networks, Refinement, open, sample};
 use crate::generators::{Generator, Synthesis, Target};
 use crate::images::Rgb8;
 use crate::inverters::baseline::{Baseline, Encoder, SameGenerator};
@@ -77,9 +77,17 @@ enum Kind<'a> {
     External(&'a ExternalMethod),
 }
 
+/// What is inverted how; `seed` is that of the evaluation images, whose noise enters the reconstruction too.
+#[derive(Clone, Copy)]
+pub struct Inverting<'a> {
+    pub networks: &'a Networks,
+    pub method: &'a Method,
+    pub seed: u64,
+}
+
 /// A method with its networks.
 pub struct Reconstructor<'a> {
-    spec: &'a EvaluateSpec,
+    spec: Inverting<'a>,
     generator: &'a dyn Generator,
     device: Device,
     kind: Kind<'a>,
@@ -94,7 +102,7 @@ impl<'a> Reconstructor<'a> {
     /// `train` is the finished training, for the methods that have one.
     ///
     /// Errors: missing or misshapen networks.
-    pub fn open(spec: &'a EvaluateSpec, train: Option<&Finished>, generator: &'a dyn Generator, device: &Device) -> Result<Self> {
+    pub fn open(spec: Inverting<'a>, train: Option<&Finished>, generator: &'a dyn Generator, device: &Device) -> Result<Self> {
         let trained = || -> Result<BTreeMap<String, Tensor>> {
             let train = train.ok_or_else(|| Error::internal("the stage was started without its input \"train\""))?;
             train.tensors("encoder.safetensors", device)
@@ -109,7 +117,7 @@ impl<'a> Reconstructor<'a> {
             vgg: None,
             keras: None,
         };
-        out.kind = match &spec.method {
+        out.kind = match spec.method {
             Method::MeanLatent => Kind::MeanLatent,
             Method::External(method) => Kind::External(method),
             Method::MeanImage => Kind::MeanImage(out.mean_image()?),
@@ -127,10 +135,10 @@ impl<'a> Reconstructor<'a> {
             }
         };
         match spec.method.refine() {
-            Some(Refinement::Encoder(e)) => out.objective = Some(open_objective(&e.recipe, &spec.networks, generator, device)?),
-            Some(Refinement::Latent(l)) => match (l.terms, &spec.method) {
+            Some(Refinement::Encoder(e)) => out.objective = Some(open_objective(&e.recipe, spec.networks, generator, device)?),
+            Some(Refinement::Latent(l)) => match (l.terms, spec.method) {
                 (LatentTerms::Recipe, Method::Encoder(m)) => {
-                    out.objective = Some(open_objective(&m.recipe, &spec.networks, generator, device)?);
+                    out.objective = Some(open_objective(&m.recipe, spec.networks, generator, device)?);
                 }
                 (LatentTerms::Guided(Features::Keras), Method::Baseline(m)) => {
                     let card = Card::load(m.published.get("features").map_or("", String::as_str))?;
@@ -162,7 +170,7 @@ impl<'a> Reconstructor<'a> {
         }
         let ids = infos.iter().map(|i| sample::number(&i.id)).collect::<Result<Vec<_>>>()?;
         let x = Rgb8::to_batch(inputs, &self.device)?;
-        let own = matches!(&self.spec.method, Method::Baseline(m) if !m.published.is_empty());
+        let own = matches!(self.spec.method, Method::Baseline(m) if !m.published.is_empty());
         let noise = match own {
             true => Vec::new(),
             false => sample::evaluation_noise(self.generator, &first.set, self.spec.seed, &ids, &self.device)?,
@@ -182,7 +190,7 @@ impl<'a> Reconstructor<'a> {
     fn plain(&self, infos: &[&ImageInfo], inputs: &[Rgb8]) -> Result<Vec<Rgb8>> {
         match &self.kind {
             Kind::Mtv(inversion) => inversion.reconstruct_images(infos, inputs, self.spec.seed),
-            Kind::Baseline(inverter) if matches!(&self.spec.method, Method::Baseline(m) if !m.published.is_empty()) => {
+            Kind::Baseline(inverter) if matches!(self.spec.method, Method::Baseline(m) if !m.published.is_empty()) => {
                 let latents = inverter.invert(&Rgb8::to_batch(inputs, &self.device)?)?;
                 Rgb8::from_batch(&inverter.render(&latents, &Synthesis::default())?)
             }

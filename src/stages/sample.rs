@@ -47,23 +47,30 @@ pub struct Drawn {
     pub image: Rgb8,
 }
 
+impl Drawn {
+    fn new(set: &ImageSet, id: String, image: Rgb8, unseen: Vec<String>) -> Self {
+        Drawn { info: ImageInfo { set: set.set.clone(), id, sha256: image.sha256(), unseen }, image }
+    }
+}
+
 /// The images of a set, in the order of their ids.
 pub fn draw(set: &ImageSet, seed: u64, generator: &dyn Generator, device: &Device) -> Result<Vec<Drawn>> {
-    let named = |id: String, image: Rgb8, unseen: Vec<String>| {
-        let info = ImageInfo { set: set.set.clone(), id, sha256: image.sha256(), unseen };
-        Drawn { info, image }
-    };
     if let Some(source) = &set.source {
-        let pictures = open::real_pictures(source, set.images, generator.layout().resolution)?;
-        return Ok(pictures.into_iter().map(|p| named(p.id, p.image, p.unseen)).collect());
+        let pictures = open::real_pictures(source, 0, set.images, generator.layout().resolution)?;
+        return Ok(pictures.into_iter().map(|p| Drawn::new(set, p.id, p.image, p.unseen)).collect());
     }
     let mut out = Vec::with_capacity(set.images);
     let ids: Vec<u64> = (0..set.images as u64).collect();
     for ids in ids.chunks(BATCH) {
-        let images = Rgb8::from_batch(&synthesized(generator, &set.set, seed, ids, device)?)?;
-        out.extend(ids.iter().zip(images).map(|(id, image)| named(format!("{SYNTHESIZED}{id:05}"), image, Vec::new())));
+        out.extend(draw_some(set, ids, seed, generator, device)?);
     }
     Ok(out)
+}
+
+/// The generator's images of these numbers in a synthesized set.
+pub fn draw_some(set: &ImageSet, ids: &[u64], seed: u64, generator: &dyn Generator, device: &Device) -> Result<Vec<Drawn>> {
+    let images = Rgb8::from_batch(&synthesized(generator, &set.set, seed, ids, device)?)?;
+    Ok(ids.iter().zip(images).map(|(id, image)| Drawn::new(set, format!("{SYNTHESIZED}{id:05}"), image, Vec::new())).collect())
 }
 
 /// The first number in an image's id; it chooses the noise of generator and encoder at evaluation.

@@ -372,6 +372,7 @@ pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<J
         resolution: Some(network.resolution()),
         pixel_range: Some([-1.0, 1.0]),
         network: Some(network.shape()),
+        data: generator.then(|| network.source().name().into()),
         licence: Licence { name: "MIT OR Apache-2.0".into(), url: None, note: String::new(), non_commercial: false, reupload_tag: None },
         training: Some(Trained {
             command: format!("mtv-bench zoo train {}", network.name),

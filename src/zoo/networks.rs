@@ -205,10 +205,7 @@ impl Network {
 
     /// The judge of its source.
     pub fn judge(&self) -> &'static str {
-        match self.source() {
-            Source::Faces(_) => "mini/judge",
-            Source::Objects(_) => "mini/judge_objects",
-        }
+        self.source().judge()
     }
 
     pub fn seed(&self) -> u64 {

@@ -68,6 +68,14 @@ impl Source {
         }
     }
 
+    /// The card of the network that reads its pictures and takes part in no training.
+    pub fn judge(&self) -> &'static str {
+        match self {
+            Source::Faces(_) => "mini/judge",
+            Source::Objects(_) => "mini/judge_objects",
+        }
+    }
+
     /// The names of the factors.
     pub fn factors(&self) -> &'static [&'static str] {
         match self {
