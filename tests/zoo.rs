@@ -504,10 +504,11 @@ fn the_shipped_classifier_finds_objects() -> mtv_bench::Result<()> {
     let bytes = mtv_bench::zoo::model_card::shipped("mini/vgg16_objects")?;
     let vgg = networks::open_classifier(&bytes, "mini/vgg16_objects", &CPU)?;
     let source = source::Source::Objects(objects::Source::new(source::SEED));
-    let m = mtv_bench::zoo::model_card::measure_object_classifier(&vgg, &source, 60, &CPU)?.numbers;
+    let m = mtv_bench::zoo::heat_maps::measure(&vgg, &source, 60, &CPU)?.numbers;
     assert!(m["accuracy"] > 0.7, "{m:?}");
     assert!(m["cam_energy_in_mask_128px"] > 1.6 * m["mask_area"], "{m:?}");
     assert!(m["cam_energy_in_mask_128px"] > m["centre_prior_in_mask"], "{m:?}");
+    assert!(m["cam_energy_in_mask_128px"] > m["cam_energy_in_mask_random_128px"] + 0.05, "{m:?}");
     Ok(())
 }
 

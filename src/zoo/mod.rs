@@ -8,6 +8,7 @@ pub mod drawing;
 pub mod faces;
 pub mod form;
 pub mod gan;
+pub mod heat_maps;
 pub mod identity;
 pub mod judge;
 pub mod linear_algebra;
