@@ -99,7 +99,7 @@ impl Bar {
             let seconds = s.began.elapsed().as_secs_f64();
             let rate = (s.done - s.start) as f64 / seconds.max(1e-9);
             let left = (self.length - s.done) as f64 / rate.max(1e-9);
-            eprintln!("{}: {}/{}, {rate:.1}/s, {} left{}{message}", self.label, s.done, self.length, duration(left), sep(message));
+            eprintln!("{}: {}/{}, {}, {} left{}{message}", self.label, s.done, self.length, pace(rate), duration(left), sep(message));
         }
     }
 
@@ -117,6 +117,11 @@ impl Bar {
 
 fn sep(message: &str) -> &'static str {
     if message.is_empty() { "" } else { ", " }
+}
+
+/// A speed for people: "12.5/s", or "20 s each" for what is slow.
+fn pace(per_second: f64) -> String {
+    if per_second >= 0.5 { format!("{per_second:.1}/s") } else { format!("{} each", duration(1.0 / per_second.max(1e-9))) }
 }
 
 /// A time for people: "8 s", "3 min 20 s", "2 h 5 min".
