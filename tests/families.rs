@@ -142,10 +142,11 @@ fn plan_lists_every_missing_network_of_the_paper_and_run_ends_with_that_list() {
     };
     let plan = at_home(&[&["plan"], &study[..]].concat());
     assert_eq!(plan.code, Some(0), "{}", plan.stderr);
-    let list = plan.stdout[plan.stdout.find("11 of the files needed are not here").expect(&plan.stdout)..].trim();
+    let list = plan.stdout[plan.stdout.find("12 of the files needed are not here").expect(&plan.stdout)..].trim();
     let cards = [
         ("biggan_deep_256", "s3.amazonaws.com", "about 224.0 MB", "not verified"),
         ("biggan_deep_512", "s3.amazonaws.com", "MB", "not verified"),
+        ("ir_se50", "huggingface.co/matbee/model_ir_se50_pytorch", "about 175.0 MB", "MIT (code)"),
         ("pggan_celebahq_1024", "huggingface.co/huggan/pggan-celebahq-1024", "about 92.3 MB", "CC BY-NC 4.0"),
         ("stylegan1_car_512", "huggingface.co/huggan/stylegan_car512", "about 108.0 MB", "CC BY-NC 4.0"),
         ("stylegan1_cat_256", "huggingface.co/huggan/stylegan_cat256", "about 105.0 MB", "CC BY-NC 4.0"),
