@@ -184,7 +184,7 @@ mod tests {
             errors.push(error.unwrap_or(f64::NAN));
         }
         let (mean, sd) = (crate::record::stats::mean(&values), crate::record::stats::sd(&values));
-        assert!((mean - 3.0).abs() < 0.15, "{mean}");
+        assert!((mean - 3.0).abs() < 0.25, "{mean}");
         let error = crate::record::stats::mean(&errors);
         assert!(error > 0.6 * sd && error < 1.6 * sd, "{error} {sd}");
         Ok(())
