@@ -124,7 +124,7 @@ fn about(read: bool) -> Vec<String> {
             "A network that read the 25 known factors off pictures (mini/judge, trained with no other network) measures the edits, against the unedited reconstruction and in standard deviations of its readings on generated images: 1 is the usual difference between two faces divided by √2.".into(),
         );
         about.push(
-            "Identity: the mean absolute change of those of a person's 17 factors that this network reads with R² ≥ 0.5. No identity network ships with the mini zoo; this is what stands for one, and it is no face recognition.".into(),
+            "Identity: the mean absolute change of those of a person's 17 factors that this network reads with R² ≥ 0.5. It says what of a person drifts; it is no face recognition.".into(),
         );
     } else {
         about.push("No network here reads attributes of real faces: only the change of the picture (LPIPS) is measured, and nothing says what changed.".into());

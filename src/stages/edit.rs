@@ -2,7 +2,7 @@
 //! attributes says how far the wanted one moved and how far the others and the identity drifted. The same is done with the true w of
 //! generated images, which shows what the directions do without any inversion.
 //!
-//! No identity network ships with the mini zoo: identity is the factors of a person that the reader sees.
+//! Identity is here the factors of a person that the reader sees, so that what drifts has a name; faces are not recognised.
 
 use std::collections::BTreeMap;
 
