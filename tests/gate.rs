@@ -267,6 +267,11 @@ fn exit_codes_tell_a_script_what_happened() {
     expect(&["lint-table", "rival.csv"], 5, "impossible  pSp: MSE on [-1, 1]: the mean PSNR 18.03 dB is 2.61 dB below");
     let table3 = concat!(env!("CARGO_MANIFEST_DIR"), "/paper/published.toml");
     expect(&["lint-table", table3], 0, "10 rows, 0 impossible, 0 doubtful");
+    // Images may spread as much as the table itself says, and no more.
+    std::fs::write(at.join("spread.csv"), "Method,PSNR,MSE\nw+,45.03 ± 9.78,22.0\n").unwrap();
+    expect(&["lint-table", "spread.csv"], 0, "1 rows, 0 impossible, 0 doubtful");
+    std::fs::write(at.join("narrow.csv"), "Method,PSNR,MSE\nw+,45.03 ± 2.00,22.0\n").unwrap();
+    expect(&["lint-table", "narrow.csv"], 0, "10.32 dB above the PSNR of the mean MSE");
     expect(&["lint-table", "rival.csv", "--mse-range", "0"], 2, "is not the width of a range");
     expect(&["lint-table", "absent.csv"], 4, "absent.csv: no such file");
 }

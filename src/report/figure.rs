@@ -78,7 +78,8 @@ impl Block<'_> {
         let mut rows: Vec<GridRow> = vec![("target".into(), String::new(), targets)];
         let scored: Vec<String> = self.groups.iter().map(|(set, _)| scored_set(record, &self.arms, set)).collect();
         // "first 24": the images of the means, where they are not all of the set.
-        let part = |(table, (set, _)): (&String, &(String, _))| Some(table.strip_prefix(set.as_str())?.trim_matches([' ', '(', ')']).to_string());
+        let part =
+            |(table, (set, _)): (&String, &(String, _))| Some(table.strip_prefix(set.as_str())?.trim_matches([' ', '(', ')']).to_string());
         let part = scored.iter().zip(&self.groups).filter_map(part).find(|p| !p.is_empty()).map_or(String::new(), |p| format!(", {p}"));
         for arm in &self.arms {
             let mean = mean_psnr(record, &arm.name, &scored)?;

@@ -27,6 +27,8 @@ pub struct Row {
     pub label: String,
     /// One per column.
     pub cells: Vec<Option<Printed>>,
+    /// The spread of the images' PSNR in dB, where a cell states it: "45.0 ± 9.8".
+    pub psnr_sd: Option<f64>,
     /// The other fields, for example the set of images.
     pub texts: Vec<String>,
 }
@@ -122,6 +124,9 @@ pub struct Finding {
 /// A spread of the images' PSNR beyond this is not seen in tables of reconstructions (1.5 to 3 dB is usual).
 const LARGEST_SD_DB: f64 = 4.5;
 
+/// How far the implied spread may exceed a stated one: squared errors are not exactly log-normal.
+const SLACK: f64 = 1.25;
+
 /// 10 log10(2): a PSNR of images in [-1, 1] with the peak sqrt(2) in place of 2 is this much too low.
 const HALVED_PEAK_DB: f64 = 3.0103;
 
@@ -151,9 +156,9 @@ impl Gap {
         Gap { psnr_of_mean, from, to, db, implied_sd_db: ln_sd * 10.0 / std::f64::consts::LN_10, possible }
     }
 
-    /// Whether the images' PSNR would have to spread more than it does in any table of reconstructions.
-    fn strained(&self) -> bool {
-        self.implied_sd_db > LARGEST_SD_DB
+    /// Whether the images' PSNR would have to spread more than it does in any table of reconstructions, and more than the row states.
+    fn strained(&self, stated: Option<f64>) -> bool {
+        self.implied_sd_db > stated.map_or(LARGEST_SD_DB, |sd| (SLACK * sd).max(LARGEST_SD_DB))
     }
 }
 
@@ -227,14 +232,18 @@ fn jensen(table: &Table, peak: Option<Peak>, found: &mut Vec<Finding>) {
     // An MSE can't exceed the square of its range, and reconstructions are never within a level of 255.
     let fits = |peak: &Peak| pairs.iter().all(|(_, _, m)| m.value - m.half <= peak.0 * peak.0 && (peak.0 < 255.0 || m.value > 1.0));
     let candidates: Vec<Peak> = peak.map_or_else(|| Peak::ALL.into_iter().filter(fits).collect(), |p| vec![p]);
-    let gaps = |peak: Peak| pairs.iter().map(move |(_, p, m)| Gap::of(*p, *m, peak));
-    let sound = |peak: &Peak| gaps(*peak).all(|g| g.possible && !g.strained());
+    let sound = |peak: &Peak| {
+        pairs.iter().all(|(row, p, m)| {
+            let gap = Gap::of(*p, *m, *peak);
+            gap.possible && !gap.strained(row.psnr_sd)
+        })
+    };
     if pairs.is_empty() || candidates.iter().any(sound) {
         return;
     }
     for (row, p, m) in &pairs {
         let judged: Vec<(Peak, Gap)> = candidates.iter().map(|peak| (*peak, Gap::of(*p, *m, *peak))).collect();
-        let readings: Vec<String> = judged.iter().filter_map(|(peak, gap)| reading(*p, *peak, gap)).collect();
+        let readings: Vec<String> = judged.iter().filter_map(|(peak, gap)| reading(*p, row.psnr_sd, *peak, gap)).collect();
         // Sound by itself in some range, though that range does not suit the other rows.
         if judged.is_empty() || readings.len() < judged.len() {
             continue;
@@ -247,7 +256,7 @@ fn jensen(table: &Table, peak: Option<Peak>, found: &mut Vec<Finding>) {
 }
 
 /// What is wrong with this gap; `None` if nothing is.
-fn reading(psnr: Printed, peak: Peak, gap: &Gap) -> Option<String> {
+fn reading(psnr: Printed, stated: Option<f64>, peak: Peak, gap: &Gap) -> Option<String> {
     let (on, mean, of_mean) = (peak.words(), psnr.value, gap.psnr_of_mean);
     if !gap.possible {
         let below = -gap.db;
@@ -256,7 +265,7 @@ fn reading(psnr: Printed, peak: Peak, gap: &Gap) -> Option<String> {
         ));
     }
     let (above, spread) = (gap.db, gap.implied_sd_db);
-    gap.strained().then(|| {
+    gap.strained(stated).then(|| {
         format!("MSE on {on}: the mean PSNR is {above:.2} dB above the PSNR of the mean MSE, {of_mean:.2} dB, so images would spread by {spread:.1} dB")
     })
 }
@@ -324,12 +333,14 @@ pub fn table(heads: &[String], lines: &[Vec<String>], unit: Option<f64>) -> Resu
     }
     let mut rows = vec![];
     for line in lines {
-        let mut row = Row { label: String::new(), cells: vec![], texts: vec![] };
+        let mut row = Row { label: String::new(), cells: vec![], psnr_sd: None, texts: vec![] };
         let mut labels = vec![];
         for (column, text) in columns.iter().zip(line) {
             let cell = if column.quantity == Quantity::Text { None } else { printed(text, &column.head)? };
-            if column.quantity == Quantity::Text {
-                labels.push(text.trim().to_string());
+            match column.quantity {
+                Quantity::Text => labels.push(text.trim().to_string()),
+                Quantity::Psnr => row.psnr_sd = row.psnr_sd.or_else(|| spread(text)),
+                _ => {}
             }
             row.cells.push(cell);
         }
@@ -377,6 +388,12 @@ fn printed(text: &str, head: &str) -> Result<Option<Printed>> {
     let decimals = mantissa.split_once('.').map_or(0, |(_, d)| d.len() as i32);
     let half = 0.5 * 10f64.powi(exponent.parse::<i32>().unwrap_or(0) - decimals);
     Ok(Some(Printed { value, half }))
+}
+
+/// The number behind the "±" of a cell.
+fn spread(text: &str) -> Option<f64> {
+    let after = text.split("<br>").next()?.split_once('±')?.1.trim();
+    after.split([' ', '[', '(']).next()?.parse().ok()
 }
 
 /// The findings as aligned text.
