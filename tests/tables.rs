@@ -512,6 +512,13 @@ fn failures_are_told_by_what_the_generator_never_saw() {
     }
     let rows = Report::of(&record).unwrap().unseen;
     assert_eq!(rows.iter().map(|r| (r.what.as_str(), r.images)).collect::<Vec<_>>(), [("nothing unseen", 3), ("face mask", 1)]);
+    // The same pictures in another table are no other pictures.
+    let again = |set: &str| set.replace("real", "real (first 2)");
+    let images: Vec<_> = record.images.iter().filter(|i| i.set == "real").cloned().collect();
+    let scores: Vec<_> = record.scores.iter().filter(|s| s.set == "real").cloned().collect();
+    record.images.extend(images.into_iter().map(|i| ImageInfo { set: again(&i.set), ..i }));
+    record.scores.extend(scores.into_iter().map(|s| Score { set: again(&s.set), ..s }));
+    assert_eq!(Report::of(&record).unwrap().unseen, rows);
     let of_z = |s: &&Score| s.arm == "z" && s.set == "real" && s.image == "0003" && s.metric == "psnr@64";
     let values: Vec<f64> = record.scores.iter().filter(of_z).map(|s| s.value).collect();
     assert_eq!(rows[1].means[0], ("z".to_string(), format!("{:.2}", (values[0] + values[1]) / 2.0)));

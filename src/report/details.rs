@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::{finding, info, number, sets, trained};
+use super::{drawn_sets, finding, info, number, trained};
 use crate::Result;
 use crate::record::summary::Grid;
 use crate::record::{ArmInfo, Record, stats};
@@ -35,7 +35,7 @@ pub struct Cost {
 
 pub(super) fn unseen(record: &Record) -> Result<Vec<Unseen>> {
     let mut rows = vec![];
-    for set in sets(record) {
+    for set in drawn_sets(record) {
         let Some(metric) = finding::metric_named(record, &set, "psnr") else { continue };
         let images: Vec<_> = record.images.iter().filter(|i| i.set == set).collect();
         let kinds: BTreeSet<&String> = images.iter().flat_map(|i| &i.unseen).collect();

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::{best_arm, finding, info, number, sets};
+use super::{best_arm, drawn_sets, finding, info, number};
 use crate::Result;
 use crate::record::factors::{Factors, Origin};
 use crate::record::{Record, stats};
@@ -74,7 +74,7 @@ const OBJECTS: [(&str, &str, Rule); 7] = [
 /// One table per set whose factors the record has.
 pub(super) fn by_factor(record: &Record) -> Result<Vec<ByFactor>> {
     let mut tables = vec![];
-    for set in sets(record) {
+    for set in drawn_sets(record) {
         let drawn = set.split(" (").next().unwrap_or(&set);
         let Some(factors) = record.factors.iter().find(|f| f.set == drawn) else { continue };
         let Some(metric) = finding::metric_named(record, &set, "psnr") else { continue };

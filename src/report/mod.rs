@@ -175,6 +175,18 @@ pub fn sets(record: &Record) -> Vec<String> {
     sets
 }
 
+/// The first table of each drawn set: all of its images, by the first protocol. Tables beside the scores speak of these.
+fn drawn_sets(record: &Record) -> Vec<String> {
+    let mut drawn: Vec<String> = vec![];
+    for set in sets(record) {
+        let of = |name: &str| name.split(" (").next().unwrap_or_default().to_string();
+        if drawn.iter().all(|other| of(other) != of(&set)) {
+            drawn.push(set);
+        }
+    }
+    drawn
+}
+
 /// The trained arms in the order of the study.
 pub fn trained(record: &Record) -> impl Iterator<Item = &ArmInfo> {
     record.arms.iter().filter(|a| !a.reference)
