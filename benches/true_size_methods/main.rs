@@ -285,7 +285,8 @@ fn pair<'a>(method: &Method, generator: &'a dyn Generator, device: &Device) -> R
             (256, Box::new(move |x| encoder.forward(x)))
         }
         _ => {
-            let mean = Tensor::zeros((1, rows, w_dim), DType::F32, device)?;
+            // Not 0: there the maps of an untrained network are constant, and instance norms of those have gradients without bound.
+            let mean = Stream::new(8, "mean w").normal((1, 1, w_dim), device)?;
             (layout.resolution, Box::new(move |x| mean.broadcast_as((x.dim(0)?, rows, w_dim))?.contiguous()))
         }
     };
