@@ -1,6 +1,8 @@
 //! From a resolved study to its stages: sample once; train per arm and seed; evaluate per arm and seed, and the two reference
 //! rows; edit, where the study does. Keys chain by content, so they are known before anything runs, and a changed ingredient changes the keys of exactly
 //! those stages that depend on it.
+//!
+//! Longer than other files: which stages there are, and what each depends on, is read in one place.
 
 mod besides;
 mod estimate;

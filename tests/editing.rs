@@ -50,7 +50,7 @@ fn the_study_measures_every_edit_and_goes_on_after_a_kill() {
         assert!(report.join(file).metadata().is_ok_and(|m| m.len() > 1000), "{file}");
     }
     let table = std::fs::read_to_string(report.join("table.md")).expect("the table");
-    for part in ["## Edits", "| smile | 8 | 4 |", "rows 0-3, others held", "No identity network ships", "their own w"] {
+    for part in ["## Edits", "| smile | 8 | 4 |", "rows 0-3, others held", "it is no face recognition", "their own w"] {
         assert!(table.contains(part), "\"{part}\" is not in the table");
     }
     let again = sandbox.run(&["run", "edit_real", "--profile", "tiny", "--out", "whole"]);

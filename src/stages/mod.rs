@@ -24,6 +24,8 @@
 //! - Specifications hold everything that the outputs depend on, and nothing else: no labels, no thread counts, no checkpoint times.
 //!   They are serialised into the key, so a new field changes every key: give it `#[serde(skip_serializing_if = ...)]` at its old meaning.
 //! - Raise the stage's code version below when its outputs change for the same specification.
+//!
+//! Longer than other files: the specifications of all stages, whose canonical JSON is their key, stand in one place.
 
 pub mod directions;
 pub mod edit;

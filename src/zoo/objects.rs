@@ -214,7 +214,8 @@ impl Scene {
             centre: (room * f(X), room * f(Y)),
             half,
             turn: (0.42 * f(Tilt)).sin_cos(),
-            facing: f(Facing),
+            // Between the two there is nothing to draw.
+            facing: f(Facing).signum(),
             build: f(Build),
             body: hsv(middle + width * f(Hue), saturation, 0.72 + 0.22 * f(Lightness)),
             accent: hsv(0.5 * f(Accent), 0.55, 0.80),
