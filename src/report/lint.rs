@@ -272,7 +272,9 @@ fn reading(psnr: Printed, stated: Option<f64>, peak: Peak, gap: &Gap) -> Option<
 
 /// Sizes in the heads ("psnr@64") and numbers of images that differ within one table.
 fn mixed(table: &Table, found: &mut Vec<Finding>) {
-    let sizes: Vec<&str> = table.columns.iter().filter_map(|c| c.head.split_once('@')).map(|(_, s)| size(s)).collect();
+    // The number of a rank ("identity-mini-first@100") is a number of rivals, not a size.
+    let heads = table.columns.iter().filter_map(|c| c.head.split_once('@')).filter(|(metric, _)| !metric.ends_with("-first"));
+    let sizes: Vec<&str> = heads.map(|(_, s)| size(s)).collect();
     if let Some(other) = sizes.iter().find(|s| **s != sizes[0]) {
         let message = format!("mixed protocols: columns at {} and at {other}", sizes[0]);
         found.push(Finding { severity: Severity::Doubtful, row: "all".into(), message });
