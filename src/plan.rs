@@ -170,10 +170,11 @@ fn card_key(card: &Card) -> String {
 impl Plan {
     /// The plan of a resolved study on a backend ("cpu", "cuda" or "cuda-tf32").
     pub fn of(resolved: Resolved, profile: &Profile, seed: Option<u64>, backend: &str) -> Result<Plan> {
-        let n = &resolved.networks;
         let subjects = resolved.subjects();
-        let mut names: Vec<&str> = vec![&n.features, &n.judge];
-        names.extend(subjects.iter().map(|s| s.networks.generator.as_str()));
+        let mut names: Vec<&str> = vec![];
+        for Networks { generator, features, judge } in subjects.iter().map(|s| &s.networks) {
+            names.extend([generator, features, judge].map(String::as_str));
+        }
         names.extend(resolved.sets.iter().filter_map(|s| s.source.as_deref()));
         names.extend(resolved.arms.iter().flat_map(|a| a.method.cards()).map(|(_, card)| card));
         let besides = subjects.iter().map(|s| Besides::of(&resolved, s)).collect::<Result<Vec<_>>>()?;

@@ -61,6 +61,22 @@ fn misspelt_key() {
 }
 
 #[test]
+fn networks_of_an_arm_without_a_generator_of_its_own() {
+    let output = plan_edited("latents = \"w\"", "latents = \"w\"\nfeatures = \"mini/vgg16\"");
+    refused_with(&output, 2, &["small.toml:20:12: only an arm with a generator of its own", "20 | features = \"mini/vgg16\""]);
+}
+
+#[test]
+fn arms_of_one_generator_with_different_networks() {
+    let sandbox = Sandbox::new();
+    let own = |latents: &str, more: &str| format!("latents = \"{latents}\"\ngenerator = \"tiny/stylegan2\"{more}");
+    let both = STUDY.replace("latents = \"w\"", &own("w", "\nfeatures = \"mini/vgg16\""));
+    sandbox.write("small.toml", both.replace("latents = \"w+zn\"", &own("w+zn", "")));
+    let output = sandbox.run(&["plan", "small.toml", "--profile", "tiny"]);
+    refused_with(&output, 2, &["small.toml:27:13: the arms of the generator tiny/stylegan2 share their images and scores"]);
+}
+
+#[test]
 fn misspelt_key_of_a_recipe_table() {
     let output = plan_edited("views = \"none\"", "veiws = \"none\"");
     refused(

@@ -9,6 +9,8 @@ use mtv_bench::spec::experiment::ResolvedArm;
 use mtv_bench::spec::{Card, Profile, Study, files};
 use serde_json::json;
 
+use crate::sandbox::STUDY;
+
 #[test]
 fn every_study_resolves_in_every_profile() {
     let (studies, profiles) = (Study::names(), Profile::names());
@@ -115,6 +117,30 @@ fn gan_reconstruction_has_every_gan_and_size_of_the_paper() {
     // The untrained networks are of all families.
     let tiny: Vec<String> = resolve("tiny").arms.iter().filter_map(|a| a.generator.as_ref().map(|g| g.card.clone())).collect();
     assert!(Family::ALL.iter().all(|f| tiny.contains(&format!("tiny/{}", f.name()))), "{tiny:?}");
+}
+
+/// An arm with a generator of its own brings the networks that know its pictures; the study's, named again, change nothing.
+#[test]
+fn an_arm_may_bring_the_networks_that_know_its_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.toml");
+    let networks = |features: &str| {
+        let own = format!("generator = \"tiny/stylegan2\"\nfeatures = \"{features}\"\nlatents = \"w\"");
+        std::fs::write(&path, STUDY.replace("latents = \"w\"", &own)).unwrap();
+        let profile = Profile::load("tiny").unwrap_or_else(|e| panic!("{e}"));
+        let study = Study::load(path.to_str().unwrap()).unwrap_or_else(|e| panic!("{e}"));
+        let resolved = study.resolve(&profile, None).unwrap_or_else(|e| panic!("{e}"));
+        let plan = Plan::of(resolved.clone(), &profile, None, "cpu").unwrap_or_else(|e| panic!("{e}"));
+        assert!(plan.cards.iter().any(|c| c.name == resolved.subjects()[0].networks.features), "{features}");
+        let subjects: Vec<_> = resolved.subjects().into_iter().map(|s| s.networks).collect();
+        (subjects, serde_json::to_value(&resolved.arms[0].generator).unwrap())
+    };
+    let (own, _) = networks("mini/vgg16_objects");
+    assert_eq!((own[0].features.as_str(), own[0].judge.as_str()), ("mini/vgg16_objects", "tiny/vgg16_judge"));
+    assert_eq!((own[1].generator.as_str(), own[1].features.as_str()), ("tiny/stylegan1", "tiny/vgg16"));
+    let (same, generator) = networks("vgg16");
+    assert_eq!(same[0].features, "tiny/vgg16");
+    assert_eq!(generator, json!({ "card": "tiny/stylegan2", "set": "tiny_stylegan2" }));
 }
 
 /// results/bench/true_size.md has a row for every cell of the paper profile, and `plan` prices the profile from those rows.

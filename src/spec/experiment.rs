@@ -104,6 +104,11 @@ pub struct Arm {
     /// it shares with the other arms of that generator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generator: Option<String>,
+    /// The cards of the VGG16 of the training loss and of the evaluating LPIPS that know its pictures, where they are not the study's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<String>,
     /// The profiles in which the arm runs; all of them if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub profiles: Vec<String>,
@@ -310,6 +315,8 @@ impl Resolved {
             let (mut networks, mut sets) = (self.networks.clone(), self.sets.clone());
             if let Some(own) = &arm.generator {
                 networks.generator = own.card.clone();
+                networks.features = own.features.clone().unwrap_or(networks.features);
+                networks.judge = own.judge.clone().unwrap_or(networks.judge);
                 // Each generator's images are a set of their own: no two have the same size or content.
                 let renamed = |s: &ImageSet| if s.source.is_none() { own.set.clone() } else { format!("{} {}", s.set, own.set) };
                 sets.iter_mut().for_each(|s| s.set = renamed(s));
@@ -327,6 +334,11 @@ pub struct OwnGenerator {
     pub card: String,
     /// The name of its set of images, after the card: "mini_stylegan1".
     pub set: String,
+    /// The cards of the VGG16 of the training loss and of the evaluating LPIPS, where they are not the study's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<String>,
 }
 
 /// The convergence curves: how many points, on how many images of each set, by which metrics (full protocol names).
@@ -482,7 +494,7 @@ impl Study {
         let features = card("features", &e.networks.features, &[K::Classifier])?;
         let judge = card("judge", &e.networks.judge, &[K::MetricNetwork, K::Classifier])?;
         let of_profile = |arm: &Arm| arm.profiles.is_empty() || arm.profiles.contains(&profile.name);
-        let (mut own, mut conditional) = (Vec::new(), Vec::new());
+        let (mut own, mut conditional): (Vec<Option<OwnGenerator>>, _) = (Vec::new(), Vec::new());
         for (i, arm) in e.arms.iter().enumerate().filter(|(_, arm)| of_profile(arm)) {
             let index = i.to_string();
             let theirs = match &arm.generator {
@@ -510,7 +522,32 @@ impl Study {
             }
             conditional.push(family == "biggan");
             // A folder's name must not look like the end of the set's.
-            own.push(theirs.map(|card| OwnGenerator { set: card.name.replace('/', "_"), card: card.name }));
+            let network = |key: &str, name: &Option<String>, kinds: &[K], studys: &Card| -> Result<Option<String>> {
+                let Some(name) = name else { return Ok(None) };
+                let place = ["arms", &index, key];
+                if arm.generator.is_none() {
+                    let message =
+                        "only an arm with a generator of its own has such networks of its own: others share the study's images and scores";
+                    return Err(self.document.error(&place, message));
+                }
+                // The same network under another name is no other network: keys stay as they are.
+                Ok(Some(card_at(&place, name, kinds)?.name).filter(|name| *name != studys.name))
+            };
+            let own_features = network("features", &arm.features, &[K::Classifier], &features)?;
+            let own_judge = network("judge", &arm.judge, &[K::MetricNetwork, K::Classifier], &judge)?;
+            let theirs = theirs.map(|card| OwnGenerator {
+                set: card.name.replace('/', "_"),
+                card: card.name,
+                features: own_features,
+                judge: own_judge,
+            });
+            let differs = |o: &&OwnGenerator| theirs.as_ref().is_some_and(|t| t.card == o.card && *t != **o);
+            if let Some(other) = own.iter().flatten().find(differs) {
+                let message =
+                    format!("the arms of the generator {} share their images and scores, but another one names other networks", other.card);
+                return Err(self.document.error(&["arms", &index, "generator"], &message));
+            }
+            own.push(theirs);
         }
         if own.is_empty() {
             return Err(self.document.error(&["arms"], &format!("no arm of this study runs in the profile {}", profile.name)));

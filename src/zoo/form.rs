@@ -58,6 +58,15 @@ impl Form {
         })
     }
 
+    /// The name under which its family's files keep the mean w; PGGAN's flat latent has no rows to truncate.
+    pub fn centre(&self) -> Option<&'static str> {
+        match self {
+            Form::Pggan(_) => None,
+            Form::StyleGan1(_) => Some("center_tensor"),
+            Form::StyleGan2(_) => Some("truncation.w_avg"),
+        }
+    }
+
     /// Height and width of its images.
     pub fn resolution(&self) -> usize {
         match self {

@@ -281,9 +281,8 @@ impl Network {
                 trainer.run(folder, 180.0, &mut report)?;
                 let (generator, params) = trainer.average();
                 let mut tensors = params.snapshot()?;
-                // A flat latent has no rows to truncate.
-                if generator.layout().rows > 0 {
-                    tensors.insert("center_tensor".into(), mean_w(generator, trainer.recipe().seed, CENTRE_LATENTS, device)?);
+                if let Some(name) = form.centre() {
+                    tensors.insert(name.into(), mean_w(generator, trainer.recipe().seed, CENTRE_LATENTS, device)?);
                 }
                 (tensors, self.about(trainer.recipe(), trainer.shown(), trainer.seconds())?)
             }
