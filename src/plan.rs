@@ -469,7 +469,7 @@ fn training(resolved: &Resolved, subject: &Subject, arm: &ResolvedArm, seed: u64
         None => StageSpec::Train(Box::new(TrainSpec { networks, recipe: arm.recipe.clone(), steps, batch, decay, seed, curve })),
         Some(baseline) => {
             let sampling = arm.recipe.sampling.clone();
-            StageSpec::TrainBaseline(Box::new(BaselineSpec { networks, baseline, sampling, steps, batch, decay, seed, curve }))
+            StageSpec::TrainBaseline(Box::new(BaselineSpec { networks, baseline, width: None, sampling, steps, batch, decay, seed, curve }))
         }
     }
 }

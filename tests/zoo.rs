@@ -467,6 +467,11 @@ fn shipped_networks_are_the_files_of_their_cards_and_open() -> mtv_bench::Result
             networks::Training::Judge(_) | networks::Training::ObjectJudge(_) => {
                 drop(networks::open_judge(&network.source(), &bytes, &path, &CPU)?)
             }
+            networks::Training::Encoder(_) => {
+                let name = network.shape().generator.unwrap_or_default();
+                let generator = mtv_bench::stages::open::generator(&name, &CPU)?;
+                drop(mtv_bench::zoo::encoders::open_shipped(&card, (&name, generator.as_ref()), &CPU)?)
+            }
             networks::Training::Identity(_) => drop(networks::open_identity(&bytes, &path, &CPU)?),
         }
         for picture in card.training.map(|t| t.pictures).unwrap_or_default() {

@@ -144,7 +144,7 @@ impl<'a> Network<'a> {
             trained::What::Mtv(method) => Network::Mtv(Inversion::trained(generator, method, tensors, device)?),
             trained::What::Baseline(baseline) => {
                 let params = Params::frozen(tensors, DType::F32, device, &trained.place);
-                let encoder = Encoder::new(*baseline, generator.layout(), generator.centre(), &params)?;
+                let encoder = Encoder::new(*baseline, None, generator.layout(), generator.centre(), &params)?;
                 params.finish()?;
                 Network::Baseline(SameGenerator { encoder, generator }, device.clone())
             }

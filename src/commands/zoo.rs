@@ -188,6 +188,8 @@ fn list() -> Result<()> {
             "cam_energy_in_mask_128px",
             "mask_area",
             "first_of_100",
+            "psnr_synthesized",
+            "psnr_real",
         ] {
             if let Some(value) = training.measured.get(key) {
                 println!("    {key} {value}");

@@ -20,6 +20,19 @@ pub enum Baseline {
 }
 
 impl Baseline {
+    /// Every method that has an encoder.
+    pub const ENCODERS: [Baseline; 3] = [Baseline::Alae, Baseline::Psp, Baseline::Indomain];
+
+    /// The family of its encoder on a card.
+    pub fn family(self) -> &'static str {
+        match self {
+            Baseline::Alae => "alae",
+            Baseline::Psp => "psp",
+            Baseline::Indomain => "in_domain",
+            Baseline::Image2stylegan => "image2stylegan",
+        }
+    }
+
     /// The method's own name.
     pub fn title(self) -> &'static str {
         match self {
@@ -45,10 +58,11 @@ pub enum Encoder {
 
 impl Encoder {
     /// Widths follow the generator's: its last block's channels at full resolution, doubling from there (pSp and In-Domain from 16 at
-    /// least, which their squeeze layers need). `centre` is the generator's mean w, [w_dim] in any shape.
+    /// least, which their squeeze layers need). `width` bounds the layers that hold most of the parameters: those of pSp that make the rows,
+    /// and the last maps of In-Domain; ALAE has none such. `centre` is the generator's mean w, [w_dim] in any shape.
     ///
     /// Errors: a generator without rows of w; a missing mean w or tensor.
-    pub fn new(baseline: Baseline, layout: &Layout, centre: Option<&Tensor>, p: &Params) -> Result<Self> {
+    pub fn new(baseline: Baseline, width: Option<usize>, layout: &Layout, centre: Option<&Tensor>, p: &Params) -> Result<Self> {
         if layout.rows == 0 || layout.channels.is_empty() {
             bail!("{} needs a generator with rows of w", baseline.title())
         }
@@ -59,6 +73,7 @@ impl Encoder {
             None => bail!("{} starts from the mean w, which this generator's files lack", baseline.title()),
         };
         let first_width = last.max(16);
+        let bounded = |own: usize| width.map_or(own, |width| own.min(width));
         Ok(match baseline {
             Baseline::Alae => {
                 let blocks = r.ilog2() as usize - 1;
@@ -67,7 +82,7 @@ impl Encoder {
             }
             Baseline::Psp => {
                 let widths = [first_width, 2 * first_width, 4 * first_width, w_dim];
-                let config = psp::Config { widths, blocks: [1, 1, 2, 1], rows, side: r };
+                let config = psp::Config { widths, blocks: [1, 1, 2, 1], inner: bounded(w_dim), rows, side: r };
                 Encoder::Psp { encoder: psp::Encoder::new(&config, p)?, mean: mean()? }
             }
             Baseline::Indomain => {
@@ -75,7 +90,7 @@ impl Encoder {
                     resolution: r,
                     w_dim,
                     first_width,
-                    max_width: (8 * first_width).min(2 * w_dim),
+                    max_width: bounded((8 * first_width).min(2 * w_dim)),
                     use_wscale: false,
                     use_bn: true,
                 };

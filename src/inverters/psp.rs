@@ -109,15 +109,16 @@ pub struct ToRow {
 }
 
 impl ToRow {
-    /// `side` is the side of the map that it reads, a power of two.
-    pub fn new(p: &Params, inputs: usize, outputs: usize, side: usize) -> Result<Self> {
+    /// `inner` channels behind the first convolution (`outputs` in the published network); `side` is the side of the map that it reads,
+    /// a power of two.
+    pub fn new(p: &Params, inputs: usize, inner: usize, outputs: usize, side: usize) -> Result<Self> {
         let mut convs = Vec::new();
         for i in 0..side.ilog2() as usize {
             let p = p.pp(format!("convs.{}", 2 * i));
-            convs.push((conv(&p, if i == 0 { inputs } else { outputs }, outputs, 3)?, p.get("bias", outputs, Init::Const(0.0))?));
+            convs.push((conv(&p, if i == 0 { inputs } else { inner }, inner, 3)?, p.get("bias", inner, Init::Const(0.0))?));
         }
         let linear = p.pp("linear");
-        let weight = linear.get("weight", (outputs, outputs), Init::Normal(1.0))?;
+        let weight = linear.get("weight", (outputs, inner), Init::Normal(1.0))?;
         Ok(ToRow { convs, weight, bias: linear.get("bias", outputs, Init::Const(0.0))? })
     }
 
@@ -171,6 +172,8 @@ pub struct Config {
     /// Channels of the four stages (64, 128, 256, 512) and the number of blocks in each (3, 4, 14, 3).
     pub widths: [usize; 4],
     pub blocks: [usize; 4],
+    /// Channels of the convolutions that make a row of w+: as many as w has in the published network.
+    pub inner: usize,
     /// Rows of w+.
     pub rows: usize,
     /// Side of the images: 256 in the published network, a power of two from 16 up.
@@ -250,7 +253,7 @@ impl Encoder {
             } else {
                 config.side / 4
             };
-            ToRow::new(&p.pp(format!("styles.{i}")), w[3], w[3], side)
+            ToRow::new(&p.pp(format!("styles.{i}")), w[3], config.inner, w[3], side)
         };
         Ok(Encoder {
             side: config.side,
@@ -337,6 +340,7 @@ pub fn open_encoder(tensors: Tensors, target: &Target) -> crate::Result<Encoder>
     let config = Config {
         widths: [width(a), width(b), width(c), width(d)],
         blocks: [b - a, c - b, d - c, end - d],
+        inner: width(d),
         rows: (0..).take_while(|i| tensors.contains_key(&format!("styles.{i}.linear.weight"))).count(),
         side: SIDE,
     };

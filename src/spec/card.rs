@@ -213,6 +213,9 @@ pub struct Network {
     pub truncation_psi: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncation_layers: Option<usize>,
+    /// Of an encoder: the card of the generator whose w it makes, where the file does not hold a decoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generator: Option<String>,
 }
 
 fn native() -> String {

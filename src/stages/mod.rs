@@ -152,6 +152,9 @@ pub struct TrainSpec {
 pub struct BaselineSpec {
     pub networks: Networks,
     pub baseline: Baseline,
+    /// A bound on the widths of the layers that hold most of the parameters; None as wide as the generator suggests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
     /// How the training images are drawn: as those of the paper's encoders.
     pub sampling: SamplingTable,
     pub steps: u64,

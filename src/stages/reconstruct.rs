@@ -129,7 +129,7 @@ impl<'a> Reconstructor<'a> {
             Method::Baseline(method) => {
                 let tensors = if method.baseline == Baseline::Image2stylegan { BTreeMap::new() } else { trained()? };
                 let params = Params::frozen(tensors, DType::F32, device, "encoder.safetensors");
-                let encoder = Encoder::new(method.baseline, generator.layout(), generator.centre(), &params)?;
+                let encoder = Encoder::new(method.baseline, None, generator.layout(), generator.centre(), &params)?;
                 params.finish()?;
                 Kind::Baseline(Box::new(SameGenerator { encoder, generator }))
             }

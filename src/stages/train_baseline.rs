@@ -160,7 +160,7 @@ pub fn run(spec: &BaselineSpec, context: &mut StageContext) -> Result<()> {
         None => Params::fresh(seed, DType::F32, device),
     };
     let params = restored("encoder/", spec.seed);
-    let encoder = Encoder::new(spec.baseline, layout, generator.centre(), &params)?;
+    let encoder = Encoder::new(spec.baseline, spec.width, layout, generator.centre(), &params)?;
     let judges = Judges::open(spec, device)?;
     let (rule, lr) = rule(spec.baseline);
     let mut optimizer = Optimizer::new(rule, params.vars());
@@ -220,7 +220,7 @@ fn point(curve: &mut Curve, at: u64, spec: &BaselineSpec, generator: &dyn Genera
         return Ok(());
     }
     let frozen = Params::frozen(params.snapshot()?, DType::F32, &params.device(), "the encoder in training");
-    let encoder = Encoder::new(spec.baseline, generator.layout(), generator.centre(), &frozen)?;
+    let encoder = Encoder::new(spec.baseline, spec.width, generator.layout(), generator.centre(), &frozen)?;
     let inverter = SameGenerator { encoder, generator };
     let device = params.device();
     curve.point(at, &|infos, targets, seed| reconstruct::feed_forward(&inverter, infos, targets, seed, &device))

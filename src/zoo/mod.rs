@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod classifier;
 pub mod discriminator;
 pub mod drawing;
+pub mod encoders;
 pub mod faces;
 pub mod form;
 pub mod gan;

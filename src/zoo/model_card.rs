@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor};
 use super::checkpoint;
 use super::classifier;
 use super::drawing::{Split, tensor};
+use super::encoders;
 use super::faces::{self, Factor};
 use super::form::Form;
 use super::heat_maps;
@@ -101,6 +102,7 @@ pub fn measure(
             m.put("source_diversity", a.diversity());
             Ok(m)
         }
+        Training::Encoder(recipe) => encoders::measure(recipe, bytes, network.name, pictures, device),
         Training::Identity(_) => {
             let network = networks::open_identity(bytes, network.name, device)?;
             let mut m = Measured::default();
@@ -286,6 +288,7 @@ pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<J
     let names: &[&str] = match &network.training {
         Training::Generator { .. } => &["samples.png", "interpolation.png", "nearest.png"],
         Training::ObjectClassifier(_) => &["cam.png"],
+        Training::Encoder(_) => &["synthesized.png", "real.png"],
         _ => &[],
     };
     let measured = measure(network, &bytes, judge, (!names.is_empty()).then_some(pictures.as_path()), device)?;
@@ -302,6 +305,7 @@ pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<J
             Training::Classifier(_) | Training::ObjectClassifier(_) => Kind::Classifier,
             Training::Judge(_) | Training::ObjectJudge(_) => Kind::MetricNetwork,
             Training::Identity(_) => Kind::IdentityNetwork,
+            Training::Encoder(_) => Kind::Encoder,
         },
         title: network.title.into(),
         source: Place::Embedded(EmbeddedFile { file }),
@@ -382,6 +386,7 @@ fn notes(network: &Network) -> String {
             };
             format!("{common}{of_source}{of_form}")
         }
+        Training::Encoder(recipe) => encoders::notes(recipe),
         Training::Classifier(_) => {
             "Classes are grouped: three equally likely bins of each factor and two of glasses, one softmax per group \
             (src/zoo/classifier.rs). A quarter of the steps saw the pictures at 128 px."

@@ -8,6 +8,7 @@ use super::adversarial::Objective;
 use super::checkpoint;
 use super::classifier::{self, Classifier, ObjectClassifier};
 use super::drawing::{SIZE, Split};
+use super::encoders;
 use super::form::Form;
 use super::gan::Trainer;
 use super::identity::Identity;
@@ -19,6 +20,7 @@ use super::schedule::Recipe;
 use super::source::{self, Source, Subject};
 use super::supervised::{self, Task};
 use crate::generators::{Generator, Target};
+use crate::inverters::baseline::Baseline;
 use crate::params::Params;
 use crate::perceptual::Vgg16;
 use crate::spec::card;
@@ -41,6 +43,8 @@ pub enum Training {
     Judge(supervised::Recipe),
     ObjectJudge(supervised::Recipe),
     Identity(supervised::Recipe),
+    /// Of a compared method, on a generator of the zoo.
+    Encoder(encoders::Recipe),
 }
 
 /// One network of the zoo.
@@ -58,6 +62,11 @@ fn object_classifier(seed: u64, images: u64) -> Training {
 
 fn classifier(seed: u64) -> Training {
     Training::Classifier(supervised::Recipe { seed, images: 30_000, batch: 32, shards: 2, lr: 1e-3, pool: 40_000 })
+}
+
+fn encoder(baseline: Baseline, width: Option<usize>) -> Training {
+    let generator = "mini/stylegan1".to_string();
+    Training::Encoder(encoders::Recipe { baseline, generator, width, seed: 1, images: 48_000, batch: 8, decay: 0.3 })
 }
 
 /// Every network, in the order in which they are best trained.
@@ -122,6 +131,21 @@ pub fn all() -> Vec<Network> {
             training: Training::Identity(supervised::Recipe { seed: 21, images: 48_000, batch: 64, shards: 2, lr: 1.5e-3, pool: 30_000 }),
         },
         Network {
+            name: "mini/psp",
+            title: "pSp's encoder on mini/stylegan1, 64 px",
+            training: encoder(Baseline::Psp, Some(32)),
+        },
+        Network {
+            name: "mini/indomain",
+            title: "In-Domain's encoder on mini/stylegan1, 64 px",
+            training: encoder(Baseline::Indomain, Some(40)),
+        },
+        Network {
+            name: "mini/alae",
+            title: "ALAE's encoder on mini/stylegan1, 64 px: latent reciprocity alone, not the joint training",
+            training: encoder(Baseline::Alae, None),
+        },
+        Network {
             name: "mini/judge_objects",
             title: "Class and factors of the procedural objects, 64 px: the independent judge of the model cards",
             training: Training::ObjectJudge(supervised::Recipe {
@@ -177,6 +201,7 @@ impl Network {
             | Training::Judge(recipe)
             | Training::ObjectJudge(recipe)
             | Training::Identity(recipe) => recipe.seed = seed,
+            Training::Encoder(recipe) => recipe.seed = seed,
         }
         self
     }
@@ -184,7 +209,7 @@ impl Network {
     /// The recipe of a network that is not a generator.
     fn supervised(&self) -> Option<&supervised::Recipe> {
         match &self.training {
-            Training::Generator { .. } => None,
+            Training::Generator { .. } | Training::Encoder(_) => None,
             Training::Classifier(recipe)
             | Training::ObjectClassifier(recipe)
             | Training::Judge(recipe)
@@ -198,7 +223,7 @@ impl Network {
         let subject = match &self.training {
             Training::Generator { subject, .. } => *subject,
             Training::ObjectClassifier(_) | Training::ObjectJudge(_) => Subject::Objects,
-            Training::Classifier(_) | Training::Judge(_) | Training::Identity(_) => Subject::Faces,
+            Training::Classifier(_) | Training::Judge(_) | Training::Identity(_) | Training::Encoder(_) => Subject::Faces,
         };
         Source::of(subject, source::SEED)
     }
@@ -211,6 +236,7 @@ impl Network {
     pub fn seed(&self) -> u64 {
         match &self.training {
             Training::Generator { recipe, .. } => recipe.seed,
+            Training::Encoder(recipe) => recipe.seed,
             _ => self.supervised().map_or(0, |r| r.seed),
         }
     }
@@ -218,6 +244,7 @@ impl Network {
     pub fn images(&self) -> u64 {
         match &self.training {
             Training::Generator { recipe, .. } => recipe.total(),
+            Training::Encoder(recipe) => recipe.images,
             _ => self.supervised().map_or(0, |r| r.images),
         }
     }
@@ -244,6 +271,7 @@ impl Network {
             Training::Judge(_) => shape("judge"),
             Training::ObjectJudge(_) => card::Network { classes: Some(objects::CLASSES.len()), ..shape("judge") },
             Training::Identity(_) => card::Network { latent: Some(super::identity::EMBEDDING), ..shape("identity") },
+            Training::Encoder(recipe) => recipe.shape(),
         }
     }
 
@@ -291,6 +319,10 @@ impl Network {
             Training::Judge(r) => self.supervise::<FaceTask>(r, &draw(r.pool), folder, resume, device, report)?,
             Training::ObjectJudge(r) => self.supervise::<ObjectTask>(r, &draw(r.pool), folder, resume, device, report)?,
             Training::Identity(r) => self.supervise::<Identity>(r, &draw(r.pool), folder, resume, device, report)?,
+            Training::Encoder(r) => {
+                let (tensors, seconds) = encoders::train(r, folder, resume, device)?;
+                (tensors, self.about(r, r.images, seconds)?)
+            }
         };
         checkpoint::save(&folder.join(WEIGHTS), &tensors, &about)
     }
@@ -328,12 +360,16 @@ impl Network {
     /// What a file of weights says of itself.
     fn about(&self, recipe: &impl serde::Serialize, images: u64, seconds: f64) -> Result<serde_json::Value> {
         let recipe = serde_json::to_value(recipe).map_err(|e| Error::internal(e.to_string()))?;
+        let source = match &self.training {
+            Training::Encoder(recipe) => format!("images of {}", recipe.generator),
+            _ => format!("{}, seed {}", self.source().name(), source::SEED),
+        };
         Ok(serde_json::json!({
             "name": self.name,
             "images": images,
             "seconds": seconds.round(),
             "recipe": recipe,
-            "source": format!("{}, seed {}", self.source().name(), source::SEED),
+            "source": source,
             "version": env!("CARGO_PKG_VERSION"),
             "machine": crate::machine::cpu(),
             "licence": "MIT OR Apache-2.0",

@@ -88,7 +88,7 @@ fn key_list(f: &Fixture) -> Option<Outcome> {
             }
             name if name.contains("psp") => {
                 let rows = (0..).take_while(|i| keys.contains_key(&format!("state_dict.encoder.styles.{i}.linear.weight"))).count();
-                psp::Encoder::new(&psp::Config { widths: [64, 128, 256, 512], blocks: [3, 4, 14, 3], rows, side: psp::SIDE }, &p)?;
+                psp::Encoder::new(&psp::Config { widths: [64, 128, 256, 512], blocks: [3, 4, 14, 3], inner: 512, rows, side: psp::SIDE }, &p)?;
                 "state_dict.encoder."
             }
             name if name.contains("encoder") => {
@@ -269,7 +269,7 @@ fn psp_rows(f: &Fixture) -> Option<Outcome> {
         let t = f.tensors()?;
         let (inputs, outputs) = (f.arg("args", "in_c")?, f.arg("args", "out_c")?);
         for side in [16, 32, 64] {
-            let row = psp::ToRow::new(&frozen(f, under(&t, &format!("sp{side}."))), inputs, outputs, side)?;
+            let row = psp::ToRow::new(&frozen(f, under(&t, &format!("sp{side}."))), inputs, outputs, outputs, side)?;
             near(f, o, &t, &format!("sp{side}.y"), &row.forward(&t[&format!("sp{side}.x")])?)?;
         }
         near(f, o, &t, "fpn.y", &psp::upsample_add(&t["fpn.top"], &t["fpn.lateral"])?)?;
