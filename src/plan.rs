@@ -27,6 +27,7 @@ use crate::stages::{
     self, BaselineMethod, BaselineSpec, CurveSpec, DirectionsSpec, EditSource, EditStageSpec, EncoderMethod, EvaluateSpec, FactorsSpec,
     FrechetSpec, IdentitySpec, ImageSet, Method, Networks, Protocol, Refinement, SampleSpec, TrainSpec,
 };
+use crate::zoo::encoders;
 use crate::{Error, Result};
 use besides::{Besides, judge_of};
 pub use estimate::{Costs, Estimate};
@@ -496,12 +497,14 @@ fn common_side(resolved: &Resolved) -> Result<Option<usize>> {
     let mut sides = Vec::new();
     for arm in resolved.arms.iter().filter(|a| a.is_published()) {
         match arm.method.baseline() {
-            Some(Baseline::Psp) => sides.push(psp::SIDE),
-            _ => {
+            Some(baseline) => {
                 for (_, card) in arm.method.cards() {
-                    sides.extend(Card::load(card)?.resolution);
+                    let card = Card::load(card)?;
+                    let shrinks = baseline == Baseline::Psp && encoders::shape(&card).is_none();
+                    sides.extend(if shrinks { Some(psp::SIDE) } else { card.resolution });
                 }
             }
+            None => {}
         }
     }
     Ok(sides.into_iter().min())

@@ -214,7 +214,7 @@ fn what_a_person_gets_wrong_with_invert() {
     refused(&sandbox.run(&["invert", "face0.png", "--edit", "smile=1e30", "--out", "x"]), 2, &["at most 20"]);
     refused(&sandbox.run(&["invert", "face0.png", "--edit", "smile=NaN", "--out", "x"]), 2, &["at most 20"]);
     refused(&sandbox.run(&["invert", "face0.png", "--rows", "0-9", "--edit", "smile=1", "--out", "x"]), 2, &["rows 0 to 5"]);
-    refused(&sandbox.run(&["invert", "face0.png", "--method", "psp", "--out", "x"]), 2, &["no method \"psp\"", "w_zn"]);
+    refused(&sandbox.run(&["invert", "face0.png", "--method", "wzn", "--out", "x"]), 2, &["no method \"wzn\"", "w_zn"]);
     refused(&sandbox.run(&["invert", "face0.png", "--run", "edit_reel.tiny", "--out", "x"]), 4, &["edit_real.tiny"]);
     refused(&sandbox.run(&["invert", "face0.png", "--direction", "a=text.png", "--out", "x"]), 2, &["add --edit a=1"]);
     let bad = sandbox.run(&["invert", "face0.png", "--edit", "a=1", "--direction", "a=text.png", "--out", "x"]);

@@ -39,7 +39,7 @@ pub struct Args {
     /// Pictures (PNG, JPEG, WebP), or folders or archives of them.
     #[arg(required = true, value_name = "PICTURE")]
     pictures: Vec<PathBuf>,
-    /// Which encoder of the run: the name of an arm. The one with the best LPIPS if left out.
+    /// Which encoder: the name of an arm of the run or, without --run, one that ships (psp, indomain, alae). The arm with the best LPIPS if left out.
     #[arg(long, short, value_name = "ARM", conflicts_with = "encoder")]
     method: Option<String>,
     /// The finished run that trained it, for example ablation_mtv.mini. The latest if left out.
@@ -142,9 +142,9 @@ impl<'a> Network<'a> {
         let tensors = trained.tensors(device)?;
         Ok(match &trained.what {
             trained::What::Mtv(method) => Network::Mtv(Inversion::trained(generator, method, tensors, device)?),
-            trained::What::Baseline(baseline) => {
+            trained::What::Baseline(baseline, width) => {
                 let params = Params::frozen(tensors, DType::F32, device, &trained.place);
-                let encoder = Encoder::new(*baseline, None, generator.layout(), generator.centre(), &params)?;
+                let encoder = Encoder::new(*baseline, *width, generator.layout(), generator.centre(), &params)?;
                 params.finish()?;
                 Network::Baseline(SameGenerator { encoder, generator }, device.clone())
             }

@@ -26,6 +26,7 @@ use crate::random::Stream;
 use crate::record::ImageInfo;
 use crate::record::store::Finished;
 use crate::spec::Card;
+use crate::zoo::encoders;
 use crate::{Error, Result};
 
 /// How many generated images the mean image is the mean of.
@@ -91,6 +92,8 @@ pub struct Reconstructor<'a> {
     generator: &'a dyn Generator,
     device: Device,
     kind: Kind<'a>,
+    /// Whether the method decodes with a generator that is not the study's: nothing is known of its noise.
+    own_decoder: bool,
     /// The trained encoder, from which OE starts for every image.
     trained: BTreeMap<String, Tensor>,
     objective: Option<Objective>,
@@ -112,6 +115,7 @@ impl<'a> Reconstructor<'a> {
             generator,
             device: device.clone(),
             kind: Kind::MeanLatent,
+            own_decoder: false,
             trained: BTreeMap::new(),
             objective: None,
             vgg: None,
@@ -125,7 +129,19 @@ impl<'a> Reconstructor<'a> {
                 out.trained = trained()?;
                 Kind::Mtv(Inversion::trained(generator, method, out.trained.clone(), device)?)
             }
-            Method::Baseline(method) if !method.published.is_empty() => Kind::Baseline(published(method, device)?),
+            Method::Baseline(method) if !method.published.is_empty() => match shipped(method)? {
+                Some(card) => {
+                    if let Some(decoder) = method.published.get("decoder").filter(|d| **d != spec.networks.generator) {
+                        return Err(Error::usage(format!("{}: its decoder is {}, not {decoder}", card.name, spec.networks.generator)));
+                    }
+                    let encoder = encoders::open_shipped(&card, (&spec.networks.generator, generator), device)?;
+                    Kind::Baseline(Box::new(SameGenerator { encoder, generator }))
+                }
+                None => {
+                    out.own_decoder = true;
+                    Kind::Baseline(published(method, device)?)
+                }
+            },
             Method::Baseline(method) => {
                 let tensors = if method.baseline == Baseline::Image2stylegan { BTreeMap::new() } else { trained()? };
                 let params = Params::frozen(tensors, DType::F32, device, "encoder.safetensors");
@@ -170,8 +186,7 @@ impl<'a> Reconstructor<'a> {
         }
         let ids = infos.iter().map(|i| sample::number(&i.id)).collect::<Result<Vec<_>>>()?;
         let x = Rgb8::to_batch(inputs, &self.device)?;
-        let own = matches!(self.spec.method, Method::Baseline(m) if !m.published.is_empty());
-        let noise = match own {
+        let noise = match self.own_decoder {
             true => Vec::new(),
             false => sample::evaluation_noise(self.generator, &first.set, self.spec.seed, &ids, &self.device)?,
         };
@@ -190,7 +205,7 @@ impl<'a> Reconstructor<'a> {
     fn plain(&self, infos: &[&ImageInfo], inputs: &[Rgb8]) -> Result<Vec<Rgb8>> {
         match &self.kind {
             Kind::Mtv(inversion) => inversion.reconstruct_images(infos, inputs, self.spec.seed),
-            Kind::Baseline(inverter) if matches!(self.spec.method, Method::Baseline(m) if !m.published.is_empty()) => {
+            Kind::Baseline(inverter) if self.own_decoder => {
                 let latents = inverter.invert(&Rgb8::to_batch(inputs, &self.device)?)?;
                 Rgb8::from_batch(&inverter.render(&latents, &Synthesis::default())?)
             }
@@ -325,6 +340,13 @@ pub fn feed_forward(inverter: &dyn Inverter, infos: &[&ImageInfo], inputs: &[Rgb
     let noise = sample::evaluation_noise(inverter.decoder(), &first.set, seed, &ids, device)?;
     let noise = (!noise.is_empty()).then_some(&noise[..]);
     Rgb8::from_batch(&inverter.render(&latents, &Synthesis { noise, ..Default::default() })?)
+}
+
+/// The card of an encoder that ships with the mini networks, if that is what the method names.
+fn shipped(method: &BaselineMethod) -> Result<Option<Card>> {
+    let Some(name) = method.published.get("weights") else { return Ok(None) };
+    let card = Card::load(name)?;
+    Ok(encoders::shape(&card).is_some().then_some(card))
 }
 
 /// The published networks of a baseline, each with its own decoder.

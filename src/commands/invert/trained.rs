@@ -1,4 +1,4 @@
-//! The encoder to invert with: named by its folder, or that of a finished run.
+//! The encoder to invert with: named by its folder, that of a finished run, or one that ships with the mini networks.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,14 @@ use crate::inverters::baseline::Baseline;
 use crate::record::store::{Finished, Manifest, Store, sha256_file};
 use crate::record::summary::Grid;
 use crate::record::{ArmInfo, Record, stats};
-use crate::spec::files;
-use crate::stages::{BaselineSpec, EncoderMethod, Networks, TrainSpec};
+use crate::spec::{Card, files};
+use crate::stages::{BaselineSpec, EncoderMethod, Networks, TrainSpec, open};
+use crate::zoo::encoders;
 use crate::{Error, Result};
 
 /// What to do when there is none.
-const TRAIN: &str = "`mtv-bench run ablation_mtv` trains five (about ten minutes on two cores), or name one with --encoder";
+const TRAIN: &str = "`mtv-bench run ablation_mtv` trains five (about ten minutes on two cores), or name one with --encoder, \
+    or take one that ships with --method psp";
 
 /// A trained encoder.
 pub struct Trained {
@@ -26,14 +28,24 @@ pub struct Trained {
     pub place: String,
     /// One line for people.
     pub about: String,
-    folder: PathBuf,
-    manifest: Manifest,
+    home: Home,
+}
+
+/// Where its parameters are.
+enum Home {
+    Training {
+        folder: PathBuf,
+        manifest: Manifest,
+    },
+    /// They ship.
+    Card(Card),
 }
 
 /// What was trained.
 pub enum What {
     Mtv(Box<EncoderMethod>),
-    Baseline(Baseline),
+    /// With the bound on its widths.
+    Baseline(Baseline, Option<usize>),
 }
 
 const FILE: &str = "encoder.safetensors";
@@ -41,10 +53,14 @@ const FILE: &str = "encoder.safetensors";
 impl Trained {
     /// Its parameters, verified.
     ///
-    /// Errors (corrupt): the file is not the one that the training wrote.
+    /// Errors (corrupt): the file is not the one that the training wrote, or that the card names.
     pub fn tensors(&self, device: &Device) -> Result<BTreeMap<String, Tensor>> {
-        let path = self.folder.join(FILE);
-        let wanted = self.manifest.files.get(FILE).map(|f| f.sha256.as_str());
+        let (folder, manifest) = match &self.home {
+            Home::Card(card) => return open::tensors(card),
+            Home::Training { folder, manifest } => (folder, manifest),
+        };
+        let path = folder.join(FILE);
+        let wanted = manifest.files.get(FILE).map(|f| f.sha256.as_str());
         if wanted != Some(sha256_file(&path)?.as_str()) {
             return Err(Error::corrupt(format!("{}: not the encoder that its manifest.json describes", path.display())));
         }
@@ -53,14 +69,24 @@ impl Trained {
     }
 }
 
-/// The encoder of `encoder`, or of the arm `method` of the run `run`, or the best of the latest run.
+/// The encoder of `encoder`, or of the arm `method` of the run `run`, or the best of the latest run. Without `run` a `method` that the
+/// latest run does not have may be one that ships.
 pub fn find(store: &Store, run: Option<&str>, method: Option<&str>, encoder: Option<&Path>) -> Result<Trained> {
     if let Some(path) = encoder {
         return in_folder(path);
     }
     let (name, record) = match run {
         Some(name) => (name.to_string(), named_run(store, name)?),
-        None => latest(store)?,
+        None => {
+            let latest = latest(store);
+            let known = |method: &str| latest.as_ref().is_ok_and(|(name, record)| arm(record, name, Some(method)).is_ok());
+            if let Some(method) = method.filter(|m| !known(m))
+                && let Some(shipped) = shipped(method)?
+            {
+                return Ok(shipped);
+            }
+            latest?
+        }
     };
     let arm = arm(&record, &name, method)?;
     let (seed, done) = training(store, &record, arm).ok_or_else(|| {
@@ -71,16 +97,35 @@ pub fn find(store: &Store, run: Option<&str>, method: Option<&str>, encoder: Opt
     of(folder, manifest, record.profile.clone(), about)
 }
 
+/// The encoder that ships under this name, for example "psp" or "mini/psp".
+fn shipped(method: &str) -> Result<Option<Trained>> {
+    let name = format!("mini/{}", method.trim_start_matches("mini/"));
+    if !Card::names().contains(&name) {
+        return Ok(None);
+    }
+    let card = Card::load(&name)?;
+    let Some(shape) = encoders::shape(&card) else { return Ok(None) };
+    let (baseline, width) = (shape.baseline, shape.width);
+    Ok(Some(Trained {
+        networks: encoders::networks(shape.generator),
+        what: What::Baseline(baseline, width),
+        profile: "mini".into(),
+        place: format!("baselines/{name}"),
+        about: format!("{} of {name}, for {}", baseline.title(), shape.generator),
+        home: Home::Card(card),
+    }))
+}
+
 fn of(folder: PathBuf, manifest: Manifest, profile: String, about: String) -> Result<Trained> {
     let place = folder.join(FILE).display().to_string();
     let spec = || manifest.ingredients.spec.clone();
     let (networks, what) = match (serde_json::from_value::<TrainSpec>(spec()), serde_json::from_value::<BaselineSpec>(spec())) {
         (Ok(t), _) => (t.networks, What::Mtv(Box::new(EncoderMethod { recipe: t.recipe, seed: t.seed, refine: None }))),
-        (_, Ok(b)) => (b.networks, What::Baseline(b.baseline)),
+        (_, Ok(b)) => (b.networks, What::Baseline(b.baseline, b.width)),
         _ => return Err(Error::usage(format!("{place}: not an encoder that this version trains"))),
     };
     let about = format!("{about}, for {}", networks.generator);
-    Ok(Trained { networks, what, profile, place, about, folder, manifest })
+    Ok(Trained { networks, what, profile, place, about, home: Home::Training { folder, manifest } })
 }
 
 fn in_folder(path: &Path) -> Result<Trained> {
