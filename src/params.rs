@@ -16,6 +16,8 @@ pub enum Init {
     Normal(f64),
     /// Every entry this value.
     Const(f64),
+    /// As a matrix [first dimension, all others]: random orthonormal rows, or columns where these are fewer (Saxe et al., ICLR 2014).
+    Orthogonal,
 }
 
 /// A trainable parameter: its full name, its variable, and the learning-rate coefficient that the optimizers read
@@ -213,7 +215,31 @@ fn initial(seed: u64, name: &str, shape: &Shape, init: Init, dtype: DType, devic
             let unit = Stream::new(seed, &format!("init/{name}")).normal(shape.clone(), device)?;
             (unit.to_dtype(dtype)? * std)?.contiguous()
         }
+        Init::Orthogonal => {
+            let rows = shape.dims().first().copied().unwrap_or(1);
+            let columns = shape.elem_count() / rows.max(1);
+            let normal = Stream::new(seed, &format!("init/{name}")).normal((rows, columns), device)?;
+            let wide = if rows <= columns { normal } else { normal.t()? };
+            let made = orthonormal(wide.to_dtype(DType::F64)?.to_vec2()?);
+            let wide = Tensor::new(made, device)?.to_dtype(dtype)?;
+            if rows <= columns { wide } else { wide.t()? }.contiguous()?.reshape(shape)
+        }
     }
+}
+
+/// Gram and Schmidt, each vector against those before it, one after the other.
+fn orthonormal(mut vectors: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    for i in 0..vectors.len() {
+        let (before, rest) = vectors.split_at_mut(i);
+        let v = &mut rest[0];
+        for b in before {
+            let along: f64 = v.iter().zip(b.iter()).map(|(v, b)| v * b).sum();
+            v.iter_mut().zip(b.iter()).for_each(|(v, b)| *v -= along * b);
+        }
+        let norm = v.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-12);
+        v.iter_mut().for_each(|v| *v /= norm);
+    }
+    vectors
 }
 
 /// The likely cause of a missing tensor, from the names that the file does have.

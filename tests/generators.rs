@@ -35,6 +35,7 @@ fn small_biggan() -> biggan::Config {
         attention_layer_position: 1,
         eps: 1e-4,
         n_stats: 3,
+        orthogonal: false,
     }
 }
 

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use mtv_bench::generators::Stage;
 use mtv_bench::generators::stylegan1::{Config, StyleGan1};
+use mtv_bench::generators::{Family, Generator, Stage, biggan};
 use mtv_bench::params::Params;
 use mtv_bench::random::Stream;
 use mtv_bench::record::store::sha256_hex;
 use mtv_bench::spec::Card;
 use mtv_bench::zoo::adversarial::{self, Critic, Objective};
+use mtv_bench::zoo::biggan_discriminator::Discriminator as BigGanDiscriminator;
 use mtv_bench::zoo::checkpoint;
 use mtv_bench::zoo::classifier::{self, log_probabilities};
 use mtv_bench::zoo::discriminator::{self, Discriminator, Dual, Penalty};
@@ -236,6 +237,7 @@ fn recipe() -> Recipe {
         seed: 1,
         batch: 8,
         lr: 3e-3,
+        critic_lr: None,
         stages: vec![16, 24],
         fade: 16,
         gamma: vec![(0, 0.4), (16, 0.7)],
@@ -247,6 +249,20 @@ fn recipe() -> Recipe {
 
 fn pggan_recipe() -> Recipe {
     Recipe { gamma: vec![], objective: Objective::PGGAN, ..recipe() }
+}
+
+fn build_biggan(p: &Params) -> candle_core::Result<Box<gan::Network>> {
+    Form::BigGan { widths: vec![32, 32, 16, 16, 8], latent: 8, classes: 10 }.build(p)
+}
+
+/// At 16 px from the start, two shards of 16 images.
+fn biggan_recipe() -> Recipe {
+    let (stages, fade, gamma) = (vec![0, 128], 0, vec![]);
+    Recipe { batch: 32, lr: 1e-3, critic_lr: Some(2e-3), stages, fade, gamma, objective: Objective::Hinge, ..recipe() }
+}
+
+fn objects_pool(recipe: &Recipe) -> Pool {
+    Pool::draw(&source::Source::Objects(objects::Source::new(1)), Split::Train, recipe.pool)
 }
 
 fn pool(recipe: &Recipe) -> Pool {
@@ -265,8 +281,10 @@ fn weights(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 #[test]
 fn a_training_resumed_after_every_step_equals_an_unbroken_one() -> mtv_bench::Result<()> {
     type Build = fn(&Params) -> candle_core::Result<Box<gan::Network>>;
-    let cases: [(Build, Recipe); 2] = [(build, recipe()), (build_pggan, pggan_recipe())];
-    for (build, recipe) in cases {
+    type Draw = fn(&Recipe) -> Pool;
+    let cases: [(Build, Recipe, Draw); 3] =
+        [(build, recipe(), pool), (build_pggan, pggan_recipe(), pool), (build_biggan, biggan_recipe(), objects_pool)];
+    for (build, recipe, pool) in cases {
         let (whole, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
         let mut trainer = Trainer::new(recipe.clone(), build, pool(&recipe), &CPU)?;
         let start = trainer.average().1.snapshot()?;
@@ -292,7 +310,7 @@ fn one_pass_gives_the_gradients_of_the_published_losses() -> candle_core::Result
     const GAMMA: f64 = 0.6;
     let stage = Stage { last: 1, blend: 0.7 };
     // A group of one: only the Wasserstein loss is exact for both players where images of a group see each other.
-    for (objective, group) in [(Objective::Logistic, 1), (Objective::PGGAN, 2)] {
+    for (objective, group) in [(Objective::Logistic, 1), (Objective::PGGAN, 2), (Objective::Hinge, 1)] {
         let p = Params::fresh(4, DType::F64, &CPU);
         let d = Discriminator::new(&discriminator::Config { channels: vec![(4, 6), (8, 4)], group }, &p)?;
         let frozen = d.detached();
@@ -320,16 +338,22 @@ fn one_pass_gives_the_gradients_of_the_published_losses() -> candle_core::Result
                     let squares = of_real.iter().map(|s| s * s).collect();
                     mean(of_fake) - mean(of_real) + drift * mean(squares) + lambda * mean(norms.iter().map(|n| (n - 1.0).powi(2)).collect())
                 }
+                // No image is beyond the margin here; see the next test.
+                Objective::Hinge => {
+                    assert!(of_fake.iter().all(|s| *s > -1.0) && of_real.iter().all(|s| *s < 1.0), "{of_fake:?} {of_real:?}");
+                    mean(of_fake.into_iter().map(|s| (1.0 + s).max(0.0)).collect())
+                        + mean(of_real.into_iter().map(|s| (1.0 - s).max(0.0)).collect())
+                }
             })
         };
         let loss_of_g = || -> candle_core::Result<f64> {
             let of_fake = scores(&fake(g.as_tensor())?)?;
             Ok(match objective {
                 Objective::Logistic => mean(of_fake.into_iter().map(|s| softplus(-s)).collect()),
-                Objective::WganGp { .. } => -mean(of_fake),
+                Objective::WganGp { .. } | Objective::Hinge => -mean(of_fake),
             })
         };
-        let critic = Critic { trained: &d, frozen: &frozen, stage };
+        let critic = Critic { trained: &|x| d.scores(x, stage), frozen: &|x| frozen.scores(x, stage) };
         let round = adversarial::round(&objective, &critic, &fake(g.as_tensor())?, &real, 4, Some((at, GAMMA)))?;
         let slope = |var: &candle_core::Var, place: usize, loss: &dyn Fn() -> candle_core::Result<f64>| -> candle_core::Result<f64> {
             let (values, shape) = (var.as_tensor().flatten_all()?.to_vec1::<f64>()?, var.as_tensor().shape().clone());
@@ -359,13 +383,95 @@ fn one_pass_gives_the_gradients_of_the_published_losses() -> candle_core::Result
     Ok(())
 }
 
+/// Beyond its margin an image has next to no part in D's loss, and still its part in G's.
+#[test]
+fn the_hinge_loss_beyond_its_margins() -> candle_core::Result<()> {
+    let rows = |values: &[f64]| Tensor::from_slice(values, (4, 2, 1, 1), &CPU);
+    let w = candle_core::Var::from_tensor(&Tensor::new(&[[1.0f64], [-0.5]], &CPU)?)?;
+    let g = candle_core::Var::from_tensor(&Tensor::new(&[1.0f64, 1.0], &CPU)?.reshape((1, 2, 1, 1))?)?;
+    // The scores are 2, -3, 0, -2 and 3, 0.5, -1, 1.5.
+    let (base, real) = (rows(&[2.0, 0.0, -3.0, 0.0, 0.5, 1.0, 0.0, 4.0])?, rows(&[3.0, 0.0, 0.0, -1.0, -1.0, 0.0, 1.0, -1.0])?);
+    let scores = |x: &Dual| x.linear(|x| x.flatten_from(1)?.matmul(w.as_tensor()));
+    let critic = Critic { trained: &scores, frozen: &scores };
+    let round = adversarial::round(&Objective::Hinge, &critic, &base.broadcast_mul(g.as_tensor())?, &real, 4, None)?;
+    let of_w = round.critic.get(w.as_tensor()).expect("a gradient").flatten_all()?.to_vec1::<f64>()?;
+    // Generated images 0 and 2, real images 1 and 2.
+    let wanted = [(2.0 + 0.5 + 1.0) / 4.0, (0.0 + 1.0 + 1.0) / 4.0];
+    for (found, wanted) in of_w.iter().zip(wanted) {
+        assert!((found - wanted).abs() < 4e-3, "{found} against {wanted}");
+    }
+    // Of -mean(w . (g x)).
+    let of_g = round.generator.get(g.as_tensor()).expect("a gradient").flatten_all()?.to_vec1::<f64>()?;
+    for (found, wanted) in of_g.iter().zip([-(2.0 - 3.0 + 0.5) / 4.0, 0.5 * (1.0 + 4.0) / 4.0]) {
+        assert!((found - wanted).abs() < 1e-9, "{found} against {wanted}");
+    }
+    Ok(())
+}
+
+#[test]
+fn power_iterations_find_the_spectral_norms() -> candle_core::Result<()> {
+    let p = Params::fresh(3, DType::F32, &CPU);
+    let d = BigGanDiscriminator::new(&[(4, 16), (8, 16), (16, 8)], 10, &p)?;
+    let worst = || -> candle_core::Result<f32> {
+        let off = d.sigmas()?.iter().map(|s| Ok((s.to_scalar::<f32>()? - 1.0).abs())).collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(off.into_iter().fold(0.0, f32::max))
+    };
+    // Fresh weights are orthogonal: all singular values are 1, and one iteration finds one of them.
+    assert!(worst()? > 0.5);
+    d.power_iteration()?;
+    assert!(worst()? < 1e-4, "{}", worst()?);
+    // A weight that was learned: its largest singular value, by the eigenvalues of W W^T.
+    let param = p.vars().into_iter().find(|p| p.name == "blocks.0.conv_1.weight_orig").expect("a weight");
+    let noise = Stream::new(1, "noise").normal(param.var.shape(), &CPU)?;
+    param.var.set(&(param.var.as_tensor() + noise)?)?;
+    (0..200).try_for_each(|_| d.power_iteration())?;
+    let w = param.var.as_tensor().flatten_from(1)?.to_dtype(DType::F64)?;
+    let mut square = Symmetric::zeros(w.dim(0)?);
+    w.t()?.contiguous()?.to_vec2::<f64>()?.iter().for_each(|column| square.add_outer(column, 1.0));
+    let largest = square.eigenvalues().into_iter().fold(0.0, f64::max).sqrt();
+    let found = f64::from(worst()?) + 1.0;
+    assert!((found / largest - 1.0).abs() < 1e-3, "{found} against {largest}");
+    Ok(())
+}
+
+/// Standing statistics included: what was trained opens as any BigGAN does, and gives about the images that it gave in training.
+#[test]
+fn a_trained_biggan_opens_as_a_published_one() -> mtv_bench::Result<()> {
+    let mut trainer = Trainer::new(biggan_recipe(), build_biggan, objects_pool(&biggan_recipe()), &CPU)?;
+    while !trainer.done() {
+        trainer.step()?;
+    }
+    let tensors = trainer.weights()?;
+    let target = mtv_bench::generators::Target::new(DType::F32, &CPU, "trained");
+    let opened = biggan::open(tensors.clone(), &target, None, biggan::Truncation::NONE)?;
+    let layout = opened.layout();
+    assert_eq!((layout.family, layout.resolution, layout.z_dim, layout.classes), (Family::BigGan, 16, 8, 10));
+    let ids: Vec<u64> = (0..400).collect();
+    let classes = Tensor::from_vec((0..400).map(|i| i % 10).collect::<Vec<u32>>(), 400, &CPU)?;
+    let z = Stream::new(1, "zoo/sample-z").normal_rows(&ids, &[8], &CPU)?;
+    let images = opened.synthesize(&opened.map(&z, Some(&classes))?, &Default::default())?;
+    let in_training = trainer.samples(&ids)?;
+    let spread = (&in_training - in_training.mean_keepdim(0)?.broadcast_as(in_training.shape())?)?.abs()?.mean_all()?.to_scalar::<f32>()?;
+    let off = (images - in_training)?.abs()?.mean_all()?.to_scalar::<f32>()?;
+    assert!(off < 0.2 * spread, "{off} beside {spread}");
+    // The published way to open it takes the row of truncation 0.4, which is another.
+    let published = mtv_bench::generators::open(tensors, &target)?;
+    let other = published.synthesize(&published.map(&z, Some(&classes))?, &Default::default())?;
+    let again = opened.with_truncation(biggan::Truncation::PAPER)?;
+    let again = again.synthesize(&again.map(&z, Some(&classes))?, &Default::default())?;
+    assert_eq!((other - again)?.abs()?.max_all()?.to_scalar::<f32>()?, 0.0);
+    Ok(())
+}
+
 #[test]
 fn a_state_from_before_there_were_objectives_still_goes_on() {
     let old = r#"{"seed":1,"batch":8,"lr":0.003,"stages":[16,24],"fade":16,"gamma":[[0,0.4],[16,0.7]],"decay":0.5,"pool":12}"#;
     assert_eq!(serde_json::from_str::<Recipe>(old).expect("a recipe"), recipe());
     assert_eq!(serde_json::to_string(&recipe()).expect("a recipe"), old);
-    let text = serde_json::to_string(&pggan_recipe()).expect("a recipe");
-    assert_eq!(serde_json::from_str::<Recipe>(&text).expect("a recipe"), pggan_recipe());
+    for recipe in [pggan_recipe(), biggan_recipe()] {
+        let text = serde_json::to_string(&recipe).expect("a recipe");
+        assert_eq!(serde_json::from_str::<Recipe>(&text).expect("a recipe"), recipe);
+    }
 }
 
 /// Training's toRGB of every resolution is part of the published layout, so that what was trained opens as any PGGAN does.
@@ -378,7 +484,7 @@ fn a_trained_pggan_opens_as_a_published_one() -> mtv_bench::Result<()> {
     let tensors = trainer.average().1.snapshot()?;
     let opened = mtv_bench::generators::open(tensors, &mtv_bench::generators::Target::new(DType::F32, &CPU, "trained"))?;
     let layout = opened.layout();
-    assert_eq!((layout.family, layout.resolution, layout.z_dim), (mtv_bench::generators::Family::Pggan, 16, 8));
+    assert_eq!((layout.family, layout.resolution, layout.z_dim), (Family::Pggan, 16, 8));
     let z = Stream::new(1, "zoo/sample-z").normal_rows(&[0, 1], &[8], &CPU)?;
     let images = opened.synthesize(&opened.map(&z, None)?, &Default::default())?;
     let off = (images - trainer.samples(&[0, 1])?)?.abs()?.max_all()?.to_scalar::<f32>()?;

@@ -6,21 +6,24 @@
 //!
 //! Longer than other files: one paper, one file, with what opens its published files.
 
-use std::cell::RefCell;
-
-use candle_core::{D, Device, Result, Tensor, Var, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use rand::RngExt;
 use rand_distr::StandardNormal;
 use serde::Deserialize;
 
 use super::checkpoint::{Target, Tensors};
-use super::{Family, Generator, Layout, Mixing, Synthesis, TrainingMode, class_rows};
+use super::self_attention::Attention;
+use super::spectral::{Conv, Scheme, Spectral};
+use super::{Family, Generator, Layout, Mixing, Synthesis, TrainingMode, class_rows, draw_classes};
 use crate::ops;
 use crate::params::{Init, Params};
 use crate::random::Stream;
 
 /// z is drawn anew where it lies further out than this.
 const FURTHEST_Z: f32 = 2.0;
+
+/// Images of one pass over which standing statistics are taken, as many as a shard of the mini training has, and the number of passes.
+const STANDING: (u64, u64) = (16, 32);
 
 /// The shape of a BigGAN-deep: Hugging Face's `config.json`. A missing field has the value of the 128 px model.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -39,6 +42,9 @@ pub struct Config {
     pub eps: f64,
     /// Rows of the standing statistics, for truncations 0 to 1.
     pub n_stats: usize,
+    /// Fresh weights are orthogonal matrices, as published for training; else normal.
+    #[serde(skip)]
+    pub orthogonal: bool,
 }
 
 impl Default for Config {
@@ -65,6 +71,7 @@ impl Config {
             attention_layer_position: 8,
             eps: 1e-4,
             n_stats: 51,
+            orthogonal: false,
         }
     }
 
@@ -82,6 +89,10 @@ impl Config {
         let attention_layer_position = 2 * ((output_dim / 2).min(64) / 4).ilog2() as usize;
         let (class_embed_dim, channel_width) = (z_dim, unit);
         Ok(Config { output_dim, z_dim, class_embed_dim, channel_width, num_classes, layers, attention_layer_position, ..Self::paper(128) })
+    }
+
+    fn scheme(&self) -> Scheme {
+        Scheme { eps: self.eps, orthogonal: self.orthogonal }
     }
 
     fn condition(&self) -> usize {
@@ -124,6 +135,8 @@ pub struct Truncation {
 impl Truncation {
     /// MTV-TSA's truncation of BigGAN.
     pub const PAPER: Truncation = Truncation { value: 0.4, single: true };
+    /// The last row.
+    pub const NONE: Truncation = Truncation { value: 1.0, single: false };
 
     /// Row index and the share of that row; the rest is the next row's. These shares are swapped with respect to linear
     /// interpolation, as they are in the reference; a share of 0 means the row alone.
@@ -134,68 +147,6 @@ impl Truncation {
         let step = 1.0 / (n_stats - 1) as f64;
         let place = if self.single { (self.value as f32 / step as f32) as f64 } else { self.value / step };
         Ok((place.trunc() as usize, place.fract()))
-    }
-}
-
-/// A spectrally normalised weight, W / sigma with sigma = u . (mat(W) v) ("Spectral Normalization for Generative Adversarial
-/// Networks", Miyato et al., ICLR 2018, in the form of PyTorch's `spectral_norm`).
-struct Spectral {
-    weight: Tensor,
-    /// The parameters that keep u and v.
-    slots: (Tensor, Tensor),
-    vectors: RefCell<(Tensor, Tensor)>,
-    /// W / sigma of a frozen weight, once it was needed.
-    folded: RefCell<Option<Tensor>>,
-    eps: f64,
-}
-
-impl Spectral {
-    fn new(p: &Params, dims: &[usize], eps: f64) -> Result<Self> {
-        let (out, fan_in) = (dims[0], dims[1..].iter().product::<usize>());
-        let unit = |n: usize| Init::Normal((n as f64).sqrt().recip());
-        let weight = p.get("weight_orig", dims.to_vec(), unit(fan_in))?;
-        let slots = (p.get("weight_u", out, unit(out))?, p.get("weight_v", fan_in, unit(fan_in))?);
-        let vectors = RefCell::new((slots.0.detach().copy()?, slots.1.detach().copy()?));
-        Ok(Spectral { weight, slots, vectors, folded: RefCell::new(None), eps })
-    }
-
-    fn matrix(&self) -> Result<Tensor> {
-        self.weight.flatten_from(1)
-    }
-
-    fn sigma(&self) -> Result<Tensor> {
-        let (u, v) = &*self.vectors.borrow();
-        (self.matrix()?.matmul(&v.unsqueeze(1)?)?.squeeze(1)? * u)?.sum_all()
-    }
-
-    fn weight(&self) -> Result<Tensor> {
-        if self.weight.is_variable() {
-            return self.weight.broadcast_div(&self.sigma()?);
-        }
-        let mut folded = self.folded.borrow_mut();
-        match &*folded {
-            Some(weight) => Ok(weight.clone()),
-            None => Ok(folded.insert(self.weight.broadcast_div(&self.sigma()?)?).clone()),
-        }
-    }
-
-    fn power_iteration(&self) -> Result<()> {
-        let unit = |x: Tensor| -> Result<Tensor> {
-            let norm = x.sqr()?.sum_all()?.sqrt()?.maximum(self.eps)?;
-            x.broadcast_div(&norm)?.flatten_all()
-        };
-        let matrix = self.matrix()?.detach();
-        let u = self.vectors.borrow().0.unsqueeze(1)?;
-        let v = unit(matrix.t()?.matmul(&u)?)?;
-        let u = unit(matrix.matmul(&v.unsqueeze(1)?)?)?;
-        for (slot, value) in [(&self.slots.0, &u), (&self.slots.1, &v)] {
-            if slot.is_variable() {
-                Var::from_tensor(slot)?.set(value)?;
-            }
-        }
-        *self.vectors.borrow_mut() = (u, v);
-        *self.folded.borrow_mut() = None;
-        Ok(())
     }
 }
 
@@ -223,7 +174,7 @@ struct BatchNorm {
 impl BatchNorm {
     fn new(p: &Params, channels: usize, cfg: &Config, conditional: bool) -> Result<Self> {
         let affine = if conditional {
-            let map = |name: &str| Spectral::new(&p.pp(name), &[channels, cfg.condition()], cfg.eps);
+            let map = |name: &str| Spectral::new(&p.pp(name), &[channels, cfg.condition()], cfg.scheme());
             Affine::Conditional { scale: map("scale")?, offset: map("offset")? }
         } else {
             Affine::Learned { weight: p.get("weight", channels, Init::Const(1.0))?, bias: p.get("bias", channels, Init::Const(0.0))? }
@@ -244,11 +195,13 @@ impl BatchNorm {
                 (row(&self.means)?, row(&self.vars)?)
             }
             Statistics::Batch(seen) => {
-                let mean = x.mean((0, 2, 3))?;
-                let centred = x.broadcast_sub(&mean.reshape((1, (), 1, 1))?)?;
-                let var = centred.sqr()?.mean((0, 2, 3))?;
-                seen.push((mean.detach(), var.detach()));
-                (mean.unsqueeze(0)?, var.unsqueeze(0)?)
+                // The moments of the batch from those of its maps: one pass over x.
+                let (stats, c) = (ops::style_stats(x)?, x.dim(1)?);
+                let (means, deviations) = (stats.narrow(1, 0, c)?, stats.narrow(1, c, c)?);
+                let mean = means.mean_keepdim(0)?;
+                let var = (deviations.sqr()? + means.broadcast_sub(&mean)?.sqr()?)?.mean_keepdim(0)?;
+                seen.push((mean.detach().squeeze(0)?, var.detach().squeeze(0)?));
+                (mean, var)
             }
         };
         let (gain, offset) = match &self.affine {
@@ -263,23 +216,6 @@ impl BatchNorm {
     }
 }
 
-struct Conv {
-    kernel: Spectral,
-    bias: Tensor,
-}
-
-impl Conv {
-    fn new(p: &Params, inputs: usize, outputs: usize, side: usize, eps: f64) -> Result<Self> {
-        let kernel = Spectral::new(p, &[outputs, inputs, side, side], eps)?;
-        Ok(Conv { kernel, bias: p.get("bias", outputs, Init::Const(0.0))? })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = self.kernel.weight()?;
-        ops::conv2d(x, &weight, Some(&self.bias), 1, weight.dim(2)? / 2)
-    }
-}
-
 struct Block {
     up: bool,
     outputs: usize,
@@ -291,7 +227,7 @@ impl Block {
     fn new(p: &Params, (up, inputs, outputs): (bool, usize, usize), cfg: &Config) -> Result<Self> {
         let middle = inputs / 4;
         let norm = |i: usize, c: usize| BatchNorm::new(&p.pp(format!("bn_{i}")), c, cfg, true);
-        let conv = |i: usize, from: usize, to: usize, side: usize| Conv::new(&p.pp(format!("conv_{i}")), from, to, side, cfg.eps);
+        let conv = |i: usize, from: usize, to: usize, side: usize| Conv::new(&p.pp(format!("conv_{i}")), from, to, side, cfg.scheme());
         Ok(Block {
             up,
             outputs,
@@ -312,42 +248,7 @@ impl Block {
         // Where the channels change the skip keeps the first half of them, whatever their number after the block.
         let inputs = x.dim(1)?;
         let skip = if inputs == self.outputs { x.clone() } else { x.narrow(1, 0, inputs / 2)?.contiguous()? };
-        y + if self.up { ops::upsample2(&skip)? } else { skip }
-    }
-}
-
-/// Self-attention: every position looks at the 2x2-pooled map.
-struct Attention {
-    theta: Spectral,
-    phi: Spectral,
-    g: Spectral,
-    out: Spectral,
-    gamma: Tensor,
-}
-
-impl Attention {
-    fn new(p: &Params, channels: usize, eps: f64) -> Result<Self> {
-        let map = |name: &str, from: usize, to: usize| Spectral::new(&p.pp(format!("snconv1x1_{name}")), &[to, from, 1, 1], eps);
-        Ok(Attention {
-            theta: map("theta", channels, channels / 8)?,
-            phi: map("phi", channels, channels / 8)?,
-            g: map("g", channels, channels / 2)?,
-            out: map("o_conv", channels / 2, channels)?,
-            gamma: p.get("gamma", 1, Init::Const(0.0))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (n, _, h, w) = x.dims4()?;
-        let map = |s: &Spectral| ops::conv2d(x, &s.weight()?, None, 1, 0);
-        let theta = map(&self.theta)?.flatten_from(2)?;
-        let phi = ops::max_pool2(&map(&self.phi)?)?.flatten_from(2)?;
-        let g = ops::max_pool2(&map(&self.g)?)?.flatten_from(2)?;
-        let scores = theta.transpose(1, 2)?.contiguous()?.matmul(&phi)?;
-        let shares = candle_nn::ops::softmax(&scores, D::Minus1)?;
-        let seen = g.matmul(&shares.transpose(1, 2)?.contiguous()?)?.reshape((n, (), h, w))?;
-        let seen = ops::conv2d(&seen, &self.out.weight()?, None, 1, 0)?;
-        x + seen.broadcast_mul(&self.gamma.reshape((1, 1, 1, 1))?)?
+        ops::mix(&y, 1.0, &if self.up { ops::upsample2(&skip)? } else { skip }, 1.0)
     }
 }
 
@@ -397,7 +298,7 @@ impl BigGan {
         for (i, &(up, from, to)) in cfg.layers.iter().enumerate() {
             let (from, to) = (from * cfg.channel_width, to * cfg.channel_width);
             if i == cfg.attention_layer_position {
-                attention = Some(Attention::new(&g.pp(format!("layers.{i}")), from, cfg.eps)?);
+                attention = Some(Attention::new(&g.pp(format!("layers.{i}")), from, cfg.scheme())?);
             }
             // The attention layer takes an index of its own.
             let index = i + attention.is_some() as usize;
@@ -408,12 +309,12 @@ impl BigGan {
         let gen_z = g.pp("gen_z");
         Ok(BigGan {
             embeddings: p.get("embeddings.weight", (cfg.class_embed_dim, cfg.num_classes), Init::Normal(1.0))?,
-            gen_z: Spectral::new(&gen_z, &[16 * first, cfg.condition()], cfg.eps)?,
+            gen_z: Spectral::new(&gen_z, &[16 * first, cfg.condition()], cfg.scheme())?,
             gen_z_bias: gen_z.get("bias", 16 * first, Init::Const(0.0))?,
             blocks,
             attention,
             norm: BatchNorm::new(&g.pp("bn"), last, cfg, false)?,
-            rgb: Conv::new(&g.pp("conv_to_rgb"), last, last, 3, cfg.eps)?,
+            rgb: Conv::new(&g.pp("conv_to_rgb"), last, last, 3, cfg.scheme())?,
             truncation,
             cfg: cfg.clone(),
             layout,
@@ -439,7 +340,15 @@ impl BigGan {
 
     /// The singular vectors (u, v) of the first layer.
     pub fn first_vectors(&self) -> (Tensor, Tensor) {
-        self.gen_z.vectors.borrow().clone()
+        self.gen_z.vectors()
+    }
+
+    /// Errors: a stage at which the network is not whole.
+    fn check_grown(&self, with: &Synthesis) -> Result<()> {
+        match with.stage {
+            Some(stage) if (4 << stage.last, stage.blend) != (self.cfg.output_dim, 1.0) => bail!("BigGAN does not grow"),
+            _ => Ok(()),
+        }
     }
 
     fn spectral(&self) -> Vec<(String, &Spectral)> {
@@ -454,8 +363,7 @@ impl BigGan {
                 }
             }
         }
-        let a = &self.attention;
-        for (name, s) in [("theta", &a.theta), ("phi", &a.phi), ("g", &a.g), ("o_conv", &a.out)] {
+        for (name, s) in self.attention.spectral() {
             all.push((format!("generator.layers.{}.snconv1x1_{name}", self.cfg.attention_layer_position), s));
         }
         all
@@ -473,6 +381,48 @@ impl BigGan {
         let mut seen = Vec::new();
         let image = self.run(latent, &mut Statistics::Batch(&mut seen))?.image;
         Ok((image, seen))
+    }
+
+    /// Every batch norm by its published name, in call order.
+    fn norms(&self) -> Vec<String> {
+        let place = |i: usize| i + (i >= self.cfg.attention_layer_position) as usize;
+        let of_blocks = (0..self.blocks.len()).flat_map(|i| (0..4).map(move |k| format!("generator.layers.{}.bn_{k}", place(i))));
+        of_blocks.chain(["generator.bn".to_string()]).collect()
+    }
+
+    /// z of `scale` times a standard normal value that is drawn anew until it lies within 2.
+    fn truncated_z(&self, scale: f32, stream: &Stream, ids: &[u64], device: &Device) -> Result<Tensor> {
+        let mut data = Vec::with_capacity(ids.len() * self.cfg.z_dim);
+        for &id in ids {
+            let mut rng = stream.at(id);
+            let mut value = || loop {
+                let v: f32 = rng.sample(StandardNormal);
+                if v.abs() <= FURTHEST_Z {
+                    return scale * v;
+                }
+            };
+            data.extend((0..self.cfg.z_dim).map(|_| value()));
+        }
+        Tensor::from_vec(data, (ids.len(), self.cfg.z_dim), device)
+    }
+
+    /// The mean (mean, variance) of every norm over many batches of one truncation, in call order.
+    fn standing_row(&self, truncation: f32, seed: u64) -> Result<Vec<(Tensor, Tensor)>> {
+        let (images, passes) = STANDING;
+        let (of_z, of_class) = (Stream::new(seed, "standing/z"), Stream::new(seed, "standing/class"));
+        let device = self.embeddings.device();
+        let mut sums: Vec<(Tensor, Tensor)> = Vec::new();
+        for pass in 0..passes {
+            let ids: Vec<u64> = (pass * images..(pass + 1) * images).collect();
+            let z = self.truncated_z(truncation, &of_z, &ids, device)?.to_dtype(self.embeddings.dtype())?;
+            let classes = draw_classes(&self.layout, &of_class, &ids, device)?;
+            let (_, seen) = self.synthesize_in_training(&self.map(&z, classes.as_ref())?)?;
+            sums = match sums.is_empty() {
+                true => seen,
+                false => sums.iter().zip(&seen).map(|(a, b)| Ok(((&a.0 + &b.0)?, (&a.1 + &b.1)?))).collect::<Result<_>>()?,
+            };
+        }
+        sums.into_iter().map(|(mean, var)| Ok(((mean / passes as f64)?, (var / passes as f64)?))).collect()
     }
 
     fn run(&self, latent: &Tensor, statistics: &mut Statistics) -> Result<Trace> {
@@ -512,26 +462,34 @@ impl Generator for BigGan {
 
     /// The truncation times a standard normal value that is drawn anew until it lies within 2 (the reference's `truncated_noise_sample`).
     fn draw_z(&self, stream: &Stream, ids: &[u64], device: &Device) -> Result<Tensor> {
-        let scale = self.truncation.value as f32;
-        let mut data = Vec::with_capacity(ids.len() * self.cfg.z_dim);
-        for &id in ids {
-            let mut rng = stream.at(id);
-            let mut value = || loop {
-                let v: f32 = rng.sample(StandardNormal);
-                if v.abs() <= FURTHEST_Z {
-                    return scale * v;
-                }
-            };
-            data.extend((0..self.cfg.z_dim).map(|_| value()));
-        }
-        Tensor::from_vec(data, (ids.len(), self.cfg.z_dim), device)
+        self.truncated_z(self.truncation.value as f32, stream, ids, device)
     }
 
     fn synthesize(&self, latent: &Tensor, with: &Synthesis) -> Result<Tensor> {
-        if with.stage.is_some() {
-            bail!("BigGAN does not grow")
-        }
+        self.check_grown(with)?;
         Ok(self.trace(latent)?.image)
+    }
+
+    fn synthesize_to_train(&self, latent: &Tensor, with: &Synthesis) -> Result<Tensor> {
+        self.check_grown(with)?;
+        Ok(self.synthesize_in_training(latent)?.0)
+    }
+
+    fn power_iteration(&self) -> Result<()> {
+        BigGan::power_iteration(self)
+    }
+
+    /// The running means and variances: a row for each truncation.
+    fn standing_statistics(&self, seed: u64) -> Result<Tensors> {
+        let last = (self.cfg.n_stats - 1) as f32;
+        let rows = (0..self.cfg.n_stats).map(|row| self.standing_row(row as f32 / last, seed)).collect::<Result<Vec<_>>>()?;
+        let mut tables = Tensors::new();
+        for (i, name) in self.norms().into_iter().enumerate() {
+            let table = |of: fn(&(Tensor, Tensor)) -> &Tensor| Tensor::stack(&rows.iter().map(|row| of(&row[i])).collect::<Vec<_>>(), 0);
+            tables.insert(format!("{name}.running_means"), table(|row| &row.0)?);
+            tables.insert(format!("{name}.running_vars"), table(|row| &row.1)?);
+        }
+        Ok(tables)
     }
 
     fn training_mode(&self) -> Option<&dyn TrainingMode> {
@@ -551,7 +509,7 @@ impl TrainingMode for BigGan {
     fn state(&self) -> Result<Tensors> {
         let mut state = Tensors::new();
         for (name, spectral) in self.spectral() {
-            let (u, v) = spectral.vectors.borrow().clone();
+            let (u, v) = spectral.vectors();
             state.insert(format!("{name}.weight_u"), u);
             state.insert(format!("{name}.weight_v"), v);
         }
@@ -564,9 +522,8 @@ impl TrainingMode for BigGan {
                 Some(t) if t.dims() == old.dims() => Ok(t.clone()),
                 _ => bail!("the state of the spectral norms has no fitting {name}.weight_{which}"),
             };
-            let (u, v) = spectral.vectors.borrow().clone();
-            *spectral.vectors.borrow_mut() = (get("u", &u)?, get("v", &v)?);
-            *spectral.folded.borrow_mut() = None;
+            let (u, v) = spectral.vectors();
+            spectral.set_vectors(get("u", &u)?, get("v", &v)?);
         }
         Ok(())
     }
@@ -609,6 +566,17 @@ impl Config {
         };
         let output_dim = 4 << (layers.len() / 2);
         let eps = Config::default().eps;
-        Ok(Config { output_dim, z_dim, class_embed_dim, channel_width, num_classes, layers, attention_layer_position, eps, n_stats })
+        Ok(Config {
+            output_dim,
+            z_dim,
+            class_embed_dim,
+            channel_width,
+            num_classes,
+            layers,
+            attention_layer_position,
+            eps,
+            n_stats,
+            orthogonal: false,
+        })
     }
 }

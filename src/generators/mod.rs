@@ -7,6 +7,8 @@
 pub mod biggan;
 mod checkpoint;
 pub mod pggan;
+pub(crate) mod self_attention;
+pub(crate) mod spectral;
 pub mod stylegan1;
 pub mod stylegan2;
 mod training;
@@ -113,6 +115,21 @@ pub trait Generator {
 
     /// The latent to an image [n, 3, r, r].
     fn synthesize(&self, latent: &Tensor, with: &Synthesis) -> Result<Tensor>;
+
+    /// As [`Generator::synthesize`], in training: batch norms take mean and variance from the batch itself.
+    fn synthesize_to_train(&self, latent: &Tensor, with: &Synthesis) -> Result<Tensor> {
+        self.synthesize(latent, with)
+    }
+
+    /// One power iteration of every spectral norm, in place; in training it goes before each step.
+    fn power_iteration(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What a checkpoint holds beside the learned tensors, measured on a trained network: the standing statistics of batch norms.
+    fn standing_statistics(&self, _seed: u64) -> Result<Tensors> {
+        Ok(Tensors::new())
+    }
 
     /// The learned constant [1, C, 4, 4].
     fn constant(&self) -> Option<&Tensor> {

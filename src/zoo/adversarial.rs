@@ -2,17 +2,18 @@
 //!
 //! One pass of D over the generated images serves both losses: D's loss is sent back to the images with a seed per image, and the
 //! image gradient is rescaled per image into that of G's loss. With the logistic loss a seed is at least [`FLOOR`]: without it the
-//! gradients vanish once D is sure, and the training dies. With the Wasserstein loss the scale is -1 and nothing is approximated.
+//! gradients vanish once D is sure, and the training dies; so it is with the hinge loss, to which an image below its margin means nothing,
+//! while G learns from every image. With the Wasserstein loss the scale is -1 and nothing is approximated.
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Tensor, Var, bail};
 use serde::{Deserialize, Serialize};
 
-use super::discriminator::{Discriminator, Dual, Penalty};
-use crate::generators::Stage;
+use super::discriminator::{Dual, Penalty};
 use crate::ops;
+use crate::optim::Rule;
 
-/// The least seed of the logistic loss at a generated image, see above.
+/// The least seed of the logistic loss and of the hinge loss at a generated image, see above.
 const FLOOR: f64 = 2e-3;
 /// R1 is computed every so many steps, with as many times the weight.
 const R1_EVERY: u64 = 8;
@@ -28,6 +29,9 @@ pub enum Objective {
     /// PGGAN's: the Wasserstein loss with a gradient penalty between real and generated images in every step (Gulrajani et al.,
     /// NeurIPS 2017, target 1) and `drift * mean D(real)^2` (Karras et al., ICLR 2018).
     WganGp { lambda: f64, drift: f64 },
+    /// BigGAN's: D's hinge loss, `mean max(0, 1 - D(real)) + mean max(0, 1 + D(fake))`, and `-mean D(fake)` for G, without a penalty (Lim
+    /// and Ye, 2017; Brock et al., ICLR 2019).
+    Hinge,
 }
 
 /// Where the gradient of D is penalised.
@@ -54,14 +58,24 @@ impl Objective {
             Objective::WganGp { lambda, drift } => {
                 format!("the Wasserstein loss, a gradient penalty of {lambda} in every step and a drift of {drift}")
             }
+            Objective::Hinge => "the hinge loss".to_string(),
         }
     }
 
-    /// What [`Losses::penalty`] is.
-    pub fn penalised(&self) -> &'static str {
+    /// What [`Losses::penalty`] is, where there is one.
+    pub fn penalised(&self) -> Option<&'static str> {
         match self {
-            Objective::Logistic => "|grad D|^2",
-            Objective::WganGp { .. } => "(|grad D| - 1)^2",
+            Objective::Logistic => Some("|grad D|^2"),
+            Objective::WganGp { .. } => Some("(|grad D| - 1)^2"),
+            Objective::Hinge => None,
+        }
+    }
+
+    /// How both players step.
+    pub fn rule(&self) -> Rule {
+        match self {
+            Objective::Logistic | Objective::WganGp { .. } => Rule::PAPER,
+            Objective::Hinge => Rule::Adam { beta1: 0.0, beta2: 0.999, eps: 1e-8, equalized: true },
         }
     }
 
@@ -70,17 +84,19 @@ impl Objective {
         match self {
             Objective::Logistic => step.is_multiple_of(R1_EVERY).then_some(Where::Real),
             Objective::WganGp { .. } => Some(Where::Between),
+            Objective::Hinge => None,
         }
     }
 
     /// The penalty of a shard that is this share of the batch, and what its value is to be multiplied by to be reported.
-    fn penalty(&self, gamma: f64, share: f64) -> (Penalty, f64) {
+    fn penalty(&self, gamma: f64, share: f64) -> Option<(Penalty, f64)> {
         match *self {
             Objective::Logistic => {
                 let gamma = gamma * R1_EVERY as f64 * share;
-                (Penalty::R1 { gamma }, 2.0 / gamma * share)
+                Some((Penalty::R1 { gamma }, 2.0 / gamma * share))
             }
-            Objective::WganGp { lambda, .. } => (Penalty::WganGp { lambda: lambda * share }, 1.0 / lambda),
+            Objective::WganGp { lambda, .. } => Some((Penalty::WganGp { lambda: lambda * share }, 1.0 / lambda)),
+            Objective::Hinge => None,
         }
     }
 
@@ -90,6 +106,7 @@ impl Objective {
         match self {
             Objective::Logistic => sigmoid(score).max(FLOOR),
             Objective::WganGp { .. } => 1.0,
+            Objective::Hinge => f64::from(score > -1.0).max(FLOOR),
         }
     }
 
@@ -97,13 +114,14 @@ impl Objective {
         match self {
             Objective::Logistic => -sigmoid(-score),
             Objective::WganGp { drift, .. } => 2.0 * drift * score - 1.0,
+            Objective::Hinge => -f64::from(score < 1.0),
         }
     }
 
     fn of_generator(&self, score: f64) -> f64 {
         match self {
             Objective::Logistic => -sigmoid(-score),
-            Objective::WganGp { .. } => -1.0,
+            Objective::WganGp { .. } | Objective::Hinge => -1.0,
         }
     }
 }
@@ -135,12 +153,11 @@ pub fn between(real: &Tensor, fake: &Tensor, shares: &[f32]) -> Result<Tensor> {
     real.broadcast_mul(&t)? + fake.broadcast_mul(&t.affine(-1.0, 1.0)?)?
 }
 
-/// D as one step sees it.
+/// D as one step sees it: images to scores [n, 1], generated images before real ones.
 pub struct Critic<'a> {
-    pub trained: &'a Discriminator,
-    /// The same network as constants.
-    pub frozen: &'a Discriminator,
-    pub stage: Stage,
+    pub trained: &'a dyn Fn(&Dual) -> Result<Dual>,
+    /// The same network as constants; only penalties need it.
+    pub frozen: &'a dyn Fn(&Dual) -> Result<Dual>,
 }
 
 /// The gradients of one shard.
@@ -163,7 +180,7 @@ pub fn round(
     let (n, count) = (fake.dim(0)?, batch as f64);
     let leaf = Var::from_tensor(&fake.detach())?;
     let both = Tensor::cat(&[leaf.as_tensor(), real], 0)?;
-    let scores = critic.trained.scores(&Dual::plain(&both), critic.stage)?.value;
+    let scores = (critic.trained)(&Dual::plain(&both))?.value;
     let values = scores.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     let column = |values: Vec<f64>, shape: &[usize]| Tensor::from_vec(values, shape, fake.device())?.to_dtype(fake.dtype());
     let (of_fake, of_real) = values.split_at(n);
@@ -171,10 +188,10 @@ pub fn round(
     let seeds = fake_seeds.iter().copied().chain(of_real.iter().map(|&s| objective.at_real(s) / count)).collect();
     let mut loss = (&scores * column(seeds, &[2 * n, 1])?)?.sum_all()?;
     let mut penalty = None;
-    if let Some((images, gamma)) = penalised {
-        let (of_shard, reported) = objective.penalty(gamma, n as f64 / count);
-        let stage = critic.stage;
-        let (value, surrogate) = of_shard.at(images, |x| critic.trained.scores(x, stage), |x| critic.frozen.scores(x, stage))?;
+    if let Some((images, gamma)) = penalised
+        && let Some((of_shard, reported)) = objective.penalty(gamma, n as f64 / count)
+    {
+        let (value, surrogate) = of_shard.at(images, critic.trained, critic.frozen)?;
         penalty = Some(value * reported);
         loss = (loss + surrogate)?;
     }

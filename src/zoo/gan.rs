@@ -7,60 +7,34 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Tensor, bail};
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::adversarial::{self, Critic, Losses, Objective, Where};
+use super::adversarial::Losses;
 use super::checkpoint;
-use super::discriminator::{self, Discriminator};
+use super::moving_average::Towards;
+use super::players::{self, Opponent, Players, Streams, sites};
 use super::pool::Pool;
 use super::schedule::{Point, Recipe};
-use super::shards::{self, Grads, Shards};
+use super::shards::{self, Shards};
 use super::sheet;
 use crate::error::Kind;
-use crate::generators::{self, Generator, NoiseSite, Stage, Synthesis, draw_noise};
-use crate::optim::{Optimizer, Rule};
-use crate::params::{Param, Params};
+use crate::generators::{Generator, Stage, Synthesis, Tensors, draw_noise, spectral};
+use crate::optim::Optimizer;
+use crate::params::Params;
 use crate::random::Stream;
 use crate::{Error, Result};
 
 const EMA: f64 = 0.998;
 const STATE: &str = "state.safetensors";
+/// Power iterations that make the spectral norms of fresh weights.
+const SPECTRAL_PASSES: usize = 20;
 
 /// Builds the generator from its parameters.
 pub trait Build: Fn(&Params) -> candle_core::Result<Box<Network>> {}
 impl<F: Fn(&Params) -> candle_core::Result<Box<Network>>> Build for F {}
 /// A generator that threads may share.
 pub type Network = dyn Generator + Send + Sync;
-
-struct Streams {
-    z: Stream,
-    noise: Stream,
-    real: Stream,
-    r1: Stream,
-    between: Stream,
-}
-
-/// What computes one shard of a batch. A batch is split into shards of one minibatch-std group each: they are independent, so each
-/// has a thread of its own, and the gradients are added in the order of the shards whatever the number of cores.
-struct Players {
-    generator: Box<Network>,
-    generator_vars: Vec<Param>,
-    critic: Discriminator,
-    frozen_critic: Discriminator,
-    critic_vars: Vec<Param>,
-    pool: Pool,
-    objective: Objective,
-    streams: Streams,
-    device: Device,
-}
-
-/// One shard's share of the sums over the batch.
-struct Shard {
-    critic: Grads,
-    generator: Grads,
-    losses: Losses,
-}
 
 /// A training in progress.
 pub struct Trainer {
@@ -91,45 +65,6 @@ pub struct Progress {
     since_growth: u64,
     last: usize,
     pub seconds: f64,
-}
-
-impl Players {
-    fn real(&self, stream: &Stream, ids: &[u64], stage: Stage) -> candle_core::Result<Tensor> {
-        let indices: Vec<usize> = ids.iter().map(|&id| self.pool.pick(stream, id)).collect();
-        self.pool.blended(&indices, 4 << stage.last, stage.blend, &self.device)
-    }
-
-    /// The gradients of both players over the images `ids`, a part of a batch of `batch`.
-    fn shard(&self, ids: &[u64], batch: usize, point: Point, penalty: Option<Where>) -> candle_core::Result<Shard> {
-        let Point { stage, gamma, .. } = point;
-        let layout = self.generator.layout();
-        let z = self.streams.z.normal_rows(ids, &[layout.z_dim], &self.device)?;
-        let noise = draw_noise(&sites(layout, stage), &self.streams.noise, ids, &self.device)?;
-        let with = Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() };
-        let fake = self.generator.synthesize(&self.generator.map(&z, None)?, &with)?;
-        let real = self.real(&self.streams.real, ids, stage)?;
-        let penalised = match penalty {
-            None => None,
-            Some(Where::Real) => Some(self.real(&self.streams.r1, ids, stage)?),
-            Some(Where::Between) => {
-                let shares: Vec<f32> = ids.iter().map(|&id| self.streams.between.below(id, 1 << 24) as f32 / (1 << 24) as f32).collect();
-                Some(adversarial::between(&real, &fake.detach(), &shares)?)
-            }
-        };
-        let critic = Critic { trained: &self.critic, frozen: &self.frozen_critic, stage };
-        let penalised = penalised.as_ref().map(|images| (images, gamma));
-        let round = adversarial::round(&self.objective, &critic, &fake, &real, batch, penalised)?;
-        Ok(Shard {
-            critic: shards::take(&self.critic_vars, &round.critic),
-            generator: shards::take(&self.generator_vars, &round.generator),
-            losses: round.losses,
-        })
-    }
-}
-
-/// The noise sites that a stage has.
-fn sites(layout: &generators::Layout, stage: Stage) -> Vec<NoiseSite> {
-    layout.noise.iter().filter(|site| site.resolution <= 4 << stage.last).copied().collect()
 }
 
 impl Trainer {
@@ -181,31 +116,23 @@ impl Trainer {
         let average_params = params("average/", recipe.seed);
         let average = build(&average_params)?;
         let critic_params = params("critic/", recipe.seed.wrapping_add(1));
-        let group = [8, 4, 2, 1].into_iter().find(|g| recipe.batch.is_multiple_of(*g)).unwrap_or(1);
-        let critic = Discriminator::new(&discriminator::Config { channels: layout.channels.clone(), group }, &critic_params)?;
+        let group = players::shard_size(&layout, recipe.batch);
+        let critic = Opponent::new(&layout, group, &critic_params)?;
         for params in [&generator_params, &average_params, &critic_params] {
             params.finish()?;
         }
-        let rule = Rule::PAPER;
-        let stream = |name: &str| Stream::new(recipe.seed, name);
+        let rule = recipe.objective.rule();
         let mut trainer = Trainer {
             generator_steps: Optimizer::new(rule, generator_params.vars()),
             critic_steps: Optimizer::new(rule, critic_params.vars()),
             players: Players {
                 generator,
                 generator_vars: generator_params.vars(),
-                frozen_critic: critic.detached(),
                 critic,
                 critic_vars: critic_params.vars(),
                 pool,
                 objective: recipe.objective,
-                streams: Streams {
-                    z: stream("zoo/z"),
-                    noise: stream("zoo/noise"),
-                    real: stream("zoo/real"),
-                    r1: stream("zoo/r1"),
-                    between: stream("zoo/between"),
-                },
+                streams: Streams::new(recipe.seed),
                 device: device.clone(),
             },
             threads: Shards::new(recipe.batch / group)?,
@@ -221,12 +148,17 @@ impl Trainer {
             seconds: 0.0,
             recipe,
         };
-        if let Some((tensors, progress, _)) = saved {
-            trainer.generator_steps.load_state(checkpoint::part(&tensors, "generator-steps/"))?;
-            trainer.critic_steps.load_state(checkpoint::part(&tensors, "critic-steps/"))?;
-            (trainer.step, trainer.shown, trainer.seconds) = (progress.step, progress.shown, progress.seconds);
-            (trainer.since_growth, trainer.last) = (progress.since_growth, progress.last);
-        }
+        let Some((tensors, progress, _)) = saved else {
+            for _ in 0..SPECTRAL_PASSES {
+                trainer.players.power_iteration()?;
+                trainer.average.power_iteration()?;
+            }
+            return Ok(trainer);
+        };
+        trainer.generator_steps.load_state(checkpoint::part(&tensors, "generator-steps/"))?;
+        trainer.critic_steps.load_state(checkpoint::part(&tensors, "critic-steps/"))?;
+        (trainer.step, trainer.shown, trainer.seconds) = (progress.step, progress.shown, progress.seconds);
+        (trainer.since_growth, trainer.last) = (progress.since_growth, progress.last);
         Ok(trainer)
     }
 
@@ -255,6 +187,13 @@ impl Trainer {
         (self.average.as_ref(), &self.average_params)
     }
 
+    /// The tensors of the averaged generator as they ship: with standing statistics, where it has batch norms.
+    pub fn weights(&self) -> candle_core::Result<Tensors> {
+        let mut tensors = self.average_params.snapshot()?;
+        tensors.extend(self.average.standing_statistics(self.recipe.seed)?);
+        Ok(tensors)
+    }
+
     /// The resolution of the present stage.
     pub fn resolution(&self) -> usize {
         4 << self.recipe.at(self.shown).stage.last
@@ -279,11 +218,12 @@ impl Trainer {
         let ids: Vec<u64> = (self.shown..self.shown + n as u64).collect();
         let penalty = self.recipe.objective.penalty_in(self.step);
         let players = &self.players;
+        players.power_iteration()?;
         let shards = self.threads.run(&ids, |ids| players.shard(ids, n, point, penalty))?;
         let losses = shards.iter().fold(Losses::default(), |sum, shard| sum.plus(shard.losses));
         let critic = shards::summed(self.critic_steps.params(), shards.iter().map(|s| &s.critic))?;
         let generator = shards::summed(self.generator_steps.params(), shards.iter().map(|s| &s.generator))?;
-        self.critic_steps.step_named(&critic, point.lr)?;
+        self.critic_steps.step_named(&critic, point.critic_lr)?;
         self.generator_steps.step_named(&generator, point.lr)?;
         self.follow(point.stage)?;
         self.step += 1;
@@ -300,26 +240,36 @@ impl Trainer {
         let t = self.since_growth as f64;
         let keep = EMA.min((1.0 + t) / (10.0 + t));
         for (average, param) in self.average_params.vars().iter().zip(self.generator_params.vars()) {
-            Towards { weight: 1.0 - keep }.apply(average.var.as_tensor(), param.var.as_tensor())?;
+            // The average has singular vectors of its own: those of its weights.
+            if !spectral::is_vector(&param.name) {
+                Towards { weight: 1.0 - keep }.apply(average.var.as_tensor(), param.var.as_tensor())?;
+            }
         }
-        Ok(())
+        self.average.power_iteration()
     }
 
-    /// Images `[ids, 3, r, r]` of the averaged generator at the present stage; z and noise are fixed by `ids`.
+    /// Images `[ids, 3, r, r]` of the averaged generator at the present stage; z and noise are fixed by `ids`, the class of a conditional
+    /// one is id modulo their number. Batch norms see these images alone.
     pub fn samples(&self, ids: &[u64]) -> candle_core::Result<Tensor> {
         let stage = self.recipe.at(self.shown).stage;
-        let z = Stream::new(self.recipe.seed, "zoo/sample-z").normal_rows(ids, &[self.average.layout().z_dim], &self.device)?;
-        let noise =
-            draw_noise(&sites(self.average.layout(), stage), &Stream::new(self.recipe.seed, "zoo/sample-noise"), ids, &self.device)?;
+        let layout = self.average.layout();
+        let z = Stream::new(self.recipe.seed, "zoo/sample-z").normal_rows(ids, &[layout.z_dim], &self.device)?;
+        let noise = draw_noise(&sites(layout, stage), &Stream::new(self.recipe.seed, "zoo/sample-noise"), ids, &self.device)?;
+        let classes: Vec<u32> = ids.iter().map(|id| id.checked_rem(layout.classes as u64).unwrap_or(0) as u32).collect();
+        let classes = (layout.classes > 0).then(|| Tensor::from_vec(classes, ids.len(), &self.device)).transpose()?;
         let with = Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() };
-        Ok(self.average.synthesize(&self.average.map(&z, None)?, &with)?.detach())
+        Ok(self.average.synthesize_to_train(&self.average.map(&z, classes.as_ref())?, &with)?.detach())
     }
 
-    /// Writes 8 x 8 samples into `folder`.
+    /// Writes 8 rows of samples into `folder`, a column for each class where there are classes.
     pub fn save_samples(&self, folder: &Path) -> Result<()> {
-        let images = self.samples(&(0..64).collect::<Vec<_>>())?;
+        let columns = match self.average.layout().classes {
+            0 => 8,
+            classes => classes,
+        };
+        let images = self.samples(&(0..8 * columns as u64).collect::<Vec<_>>())?;
         let resolution = images.dim(3)?;
-        let sheet = sheet::of_tensor(&images, 8, (128 / resolution).max(1))?;
+        let sheet = sheet::of_tensor(&images, columns, (128 / resolution).max(1))?;
         sheet::save(&folder.join(format!("samples-{:07}-{resolution}px.png", self.shown)), &sheet)
     }
 
@@ -366,14 +316,14 @@ impl Trainer {
             if reported.elapsed().as_secs_f64() > 20.0 {
                 let rate = (steps * self.recipe.batch as u64) as f64 / reported.elapsed().as_secs_f64();
                 let (count, total) = (steps as f64, self.recipe.total());
+                let penalised = self.recipe.objective.penalised().map_or(String::new(), |what| format!("  {what} {penalty:.3}"));
                 report(&format!(
-                    "{:7.0} s  {:7} of {total} images  {:2} px  {rate:6.1} img/s  D(real) {:6.2}  D(fake) {:6.2}  {} {penalty:.3}",
+                    "{:7.0} s  {:7} of {total} images  {:2} px  {rate:6.1} img/s  D(real) {:6.2}  D(fake) {:6.2}{penalised}",
                     self.seconds,
                     self.shown,
                     self.resolution(),
                     sum.real / count,
                     sum.fake / count,
-                    self.recipe.objective.penalised(),
                 ));
                 (reported, sum, steps) = (Instant::now(), Losses::default(), 0);
             }
@@ -388,37 +338,5 @@ impl Trainer {
         }
         self.save(folder)?;
         self.save_samples(folder)
-    }
-}
-
-/// a += weight * (b - a), in place.
-struct Towards {
-    weight: f64,
-}
-
-impl Towards {
-    fn apply(&self, a: &Tensor, b: &Tensor) -> candle_core::Result<()> {
-        #[cfg(any(feature = "cuda", feature = "emulate-cuda"))]
-        if crate::ops::cuda::serves(a)? {
-            return crate::ops::cuda::towards(a, &b.contiguous()?, self.weight);
-        }
-        a.inplace_op2(b, self)
-    }
-}
-
-impl InplaceOp2 for Towards {
-    fn name(&self) -> &'static str {
-        "moving-average"
-    }
-
-    fn cpu_fwd(&self, a: &mut CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> candle_core::Result<()> {
-        match (a, b, la.contiguous_offsets(), lb.contiguous_offsets()) {
-            (CpuStorage::F32(a), CpuStorage::F32(b), Some((a0, a1)), Some((b0, b1))) => {
-                let weight = self.weight as f32;
-                a[a0..a1].iter_mut().zip(&b[b0..b1]).for_each(|(a, b)| *a += weight * (b - *a));
-                Ok(())
-            }
-            _ => bail!("the moving average works on contiguous f32 tensors"),
-        }
     }
 }

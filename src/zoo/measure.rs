@@ -6,7 +6,7 @@ use super::drawing::Split;
 use super::judge::Judge;
 use super::linear_algebra::{Symmetric, logistic};
 use super::source::Source;
-use crate::generators::{Generator, Synthesis, draw_noise};
+use crate::generators::{Generator, Synthesis, draw_classes, draw_noise};
 use crate::random::Stream;
 
 const CHUNK: usize = 100;
@@ -120,11 +120,20 @@ impl Sampler<'_> {
         (first as u64..(first + count) as u64).collect()
     }
 
+    /// The class of each picture `[count]`, every class equally often; None where the generator has no classes.
+    pub fn classes(&self, first: usize, count: usize) -> Result<Option<Tensor>> {
+        draw_classes(self.generator.layout(), &Stream::new(self.seed, "zoo/measure-class"), &Self::ids(first, count), self.device)
+    }
+
     /// w+ `[count, rows, w_dim]`, or the latents `[count, w_dim]` of a generator without rows.
     pub fn latents(&self, first: usize, count: usize) -> Result<Tensor> {
-        let z =
-            Stream::new(self.seed, "zoo/measure-z").normal_rows(&Self::ids(first, count), &[self.generator.layout().z_dim], self.device)?;
-        self.generator.map(&z, None)
+        self.latents_of(first, count, self.classes(first, count)?.as_ref())
+    }
+
+    /// As [`Sampler::latents`], of these classes `[count]`.
+    pub fn latents_of(&self, first: usize, count: usize, classes: Option<&Tensor>) -> Result<Tensor> {
+        let z = self.generator.draw_z(&Stream::new(self.seed, "zoo/measure-z"), &Self::ids(first, count), self.device)?;
+        self.generator.map(&z, classes)
     }
 
     /// Images of w+; `draw` numbers independent draws of the noise.

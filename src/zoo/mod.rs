@@ -1,6 +1,8 @@
 //! The procedural image sources and the training of the mini networks.
 
 pub mod adversarial;
+pub mod biggan_discriminator;
+mod card_pictures;
 pub mod checkpoint;
 pub mod classifier;
 pub mod discriminator;
@@ -15,8 +17,10 @@ pub mod judge;
 pub mod linear_algebra;
 pub mod measure;
 pub mod model_card;
+mod moving_average;
 pub mod networks;
 pub mod objects;
+mod players;
 pub mod pool;
 pub mod schedule;
 pub mod shards;

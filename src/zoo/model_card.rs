@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
+use super::card_pictures::{draw_pictures, nearest_sheet, save_samples};
 use super::checkpoint;
 use super::classifier;
 use super::drawing::{Split, tensor};
@@ -17,9 +18,9 @@ use super::judge::Judge;
 use super::measure::{Sampler, Seen, frechet, judge_r2, noise_strengths};
 use super::networks::{self, Network, Training};
 use super::objects;
-use super::sheet;
 use super::source::Source;
-use crate::generators::{Generator, Synthesis};
+use crate::generators::Generator;
+use crate::generators::biggan::Truncation;
 use crate::perceptual::vgg16::scale_input;
 use crate::record::store::{create_folder, sha256_hex, write_atomic};
 use crate::spec::card::{Card, EmbeddedFile, Kind, Licence, Source as Place, Training as Trained, Verified};
@@ -71,9 +72,16 @@ pub fn measure(
 ) -> Result<Measured> {
     let source = network.source();
     match &network.training {
-        Training::Generator { .. } => {
-            let generator = networks::open_generator(bytes, network.name, device)?;
-            measure_generator(generator.as_ref(), &source, &judge()?, pictures, device)
+        Training::Generator { form, .. } => {
+            let (generator, judge) = (networks::open_generator(bytes, network.name, device)?, judge()?);
+            let Form::BigGan { .. } = form else {
+                return measure_generator(generator.as_ref(), &source, &judge, pictures, device);
+            };
+            // Like the others, it is measured without truncation.
+            let whole = networks::open_biggan(bytes, network.name, Truncation::NONE, device)?;
+            let mut m = measure_generator(&whole, &source, &judge, pictures, device)?;
+            measure_truncated(&mut m, generator.as_ref(), &source, &judge, pictures, device)?;
+            Ok(m)
         }
         Training::Classifier(_) => {
             let vgg = networks::open_classifier(bytes, network.name, device)?;
@@ -201,7 +209,7 @@ fn measure_generator(
     m.bar("the Fréchet distance", fd, fd <= most, &format!("at most {most:.1}"));
     m.bar("the diversity relative to the source's", diversity / of_source, diversity >= 0.95 * of_source, "at least 0.95");
     // A factor that the judge can't read has no spread to speak of.
-    let (r2, _) = judge_r2(judge, source, PICTURES, device)?;
+    let (r2, accuracy) = judge_r2(judge, source, PICTURES, device)?;
     let narrow: Vec<String> = (source.factors().iter().zip(&spreads).zip(r2))
         .filter(|((_, ratio), r2)| **ratio < 0.7 && *r2 >= 0.5)
         .map(|((name, ratio), _)| format!("{name} {ratio:.2}"))
@@ -213,7 +221,41 @@ fn measure_generator(
         Source::Faces(_) => measure_faces(&mut m, &sampler, judge, &seen, &real)?,
         Source::Objects(_) => measure_objects(&mut m, &seen, &real),
     }
+    if let Some(share) = class_accuracy(&sampler, &seen)? {
+        m.put("class_accuracy", share);
+        m.bar("the share of pictures that the judge finds of their class", share, share >= 0.8 * accuracy, "at least 0.8 of the source's");
+    }
     Ok(m)
+}
+
+/// The share of the pictures, from number 0 on, that the judge finds of the class that was asked for; None without classes.
+fn class_accuracy(sampler: &Sampler, seen: &Seen) -> Result<Option<f64>> {
+    let Some(asked) = sampler.classes(0, seen.len())? else { return Ok(None) };
+    let right = asked.to_vec1::<u32>()?.iter().zip(&seen.classes).filter(|(a, b)| a == b).count();
+    Ok(Some(right as f64 / seen.len().max(1) as f64))
+}
+
+/// The generator at the truncation at which the studies open it.
+fn measure_truncated(
+    m: &mut Measured,
+    generator: &dyn Generator,
+    source: &Source,
+    judge: &Judge,
+    pictures: Option<&Path>,
+    device: &Device,
+) -> Result<()> {
+    let sampler = Sampler { generator, seed: SAMPLE_SEED, device };
+    if let Some(folder) = pictures {
+        save_samples(&sampler, &folder.join("samples_truncated.png"))?;
+    }
+    let real = Seen::held_out(judge, source, 0, PICTURES, device)?;
+    let seen = Seen::through(judge, PICTURES, |first, count| sampler.images(first, count))?;
+    m.put("frechet_distance_truncated", frechet(&seen.features, &real.features));
+    m.put("diversity_truncated", seen.diversity());
+    if let Some(share) = class_accuracy(&sampler, &seen)? {
+        m.put("class_accuracy_truncated", share);
+    }
+    Ok(())
 }
 
 /// Glasses, and whether smile, glasses and yaw can be read linearly off w, or off the latent of a generator without w: no bar there.
@@ -244,40 +286,6 @@ fn measure_objects(m: &mut Measured, seen: &Seen, real: &Seen) {
     m.bar(&format!("the share of the rarest class ({rarest}) relative to the source's"), least, least >= 0.5, "at least 0.5");
 }
 
-/// samples.png: 8 x 8 samples; interpolation.png: five walks in w between two samples each, the noise fixed.
-fn draw_pictures(sampler: &Sampler, folder: &Path) -> Result<()> {
-    create_folder(folder)?;
-    let scale = (64 / sampler.generator.layout().resolution).max(1);
-    sheet::save(&folder.join("samples.png"), &sheet::of_tensor(&sampler.images(0, 64)?, 8, scale)?)?;
-    const STEPS: usize = 8;
-    let ends = sampler.latents(100, 10)?;
-    let mut rows = Vec::new();
-    for walk in 0..5 {
-        let (from, to) = (ends.narrow(0, 2 * walk, 1)?, ends.narrow(0, 2 * walk + 1, 1)?);
-        for step in 0..STEPS {
-            let t = step as f64 / (STEPS - 1) as f64;
-            rows.push(((&from * (1.0 - t))? + (&to * t)?)?);
-        }
-    }
-    let noise = crate::generators::draw_noise(
-        &sampler.generator.layout().noise,
-        &crate::random::Stream::new(SAMPLE_SEED, "zoo/walk-noise"),
-        &[0],
-        sampler.device,
-    )?;
-    let with = Synthesis { noise: Some(&noise), ..Default::default() };
-    let images = sampler.generator.synthesize(&Tensor::cat(&rows, 0)?, &with)?;
-    sheet::save(&folder.join("interpolation.png"), &sheet::of_tensor(&images, STEPS, scale)?)
-}
-
-/// nearest.png: eight samples, and below each the training picture nearest to it in the judge's features.
-fn nearest_sheet(sampler: &Sampler, source: &Source, nearest: &[(usize, f64)], folder: &Path) -> Result<()> {
-    let pictures: Vec<u64> = nearest.iter().take(8).map(|(i, _)| *i as u64).collect();
-    let below = source.batch(Split::Train, &pictures, 64, sampler.device)?;
-    let both = Tensor::cat(&[&sampler.images(0, pictures.len())?, &below], 0)?;
-    sheet::save(&folder.join("nearest.png"), &sheet::of_tensor(&both, 8, 1)?)
-}
-
 /// Writes weights, pictures and card of `network` below `out` ("baselines" in the project's folder), from the weights file that
 /// training left.
 pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<Judge>, out: &Path, device: &Device) -> Result<Measured> {
@@ -286,7 +294,7 @@ pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<J
     let generator = matches!(network.training, Training::Generator { .. });
     let pictures = out.join(network.name);
     let names: &[&str] = match &network.training {
-        Training::Generator { .. } => &["samples.png", "interpolation.png", "nearest.png"],
+        Training::Generator { .. } => &["samples.png", "samples_truncated.png", "interpolation.png", "nearest.png"],
         Training::ObjectClassifier(_) => &["cam.png"],
         Training::Encoder(_) => &["synthesized.png", "real.png"],
         _ => &[],
@@ -353,9 +361,13 @@ fn notes(network: &Network) -> String {
         Training::Generator { recipe, form, .. } => {
             let (source, judge) = (network.source(), network.judge());
             let flat = matches!(form, Form::Pggan(_));
-            let samples = if flat { "" } else { " with full noise and no truncation" };
+            let (growing, samples) = match form {
+                Form::Pggan(_) => (", growing from 8 px,", ""),
+                Form::BigGan { .. } => (", at their full size from the start,", " of truncation 1, each class equally often"),
+                Form::StyleGan1(_) | Form::StyleGan2(_) => (", growing from 8 px,", " with full noise and no truncation"),
+            };
             let common = format!(
-                "Learned from {} pictures of {} (seed {}), growing from 8 px, with {}. \
+                "Learned from {} pictures of {} (seed {}){growing} with {}. \
                 Distances and factors are those of {judge} on 8-bit samples{samples}; spread_* is the standard deviation \
                 of a regressed factor relative to that on held-out renders",
                 recipe.pool,
@@ -382,6 +394,11 @@ fn notes(network: &Network) -> String {
                 Form::Pggan(_) => {
                     " Against the paper's PGGAN: both networks take their step from one pass of the discriminator, whose blocks pool \
                     before the second convolution."
+                }
+                Form::BigGan { .. } => {
+                    " class_accuracy: how often the judge sees the class that was asked for. *_truncated is at truncation 0.4, as the studies \
+                    use the network. Against the paper's BigGAN-deep: both networks take their step from one pass of the discriminator, \
+                    which has one block per resolution; attention stands at 16 px; batch norms take their statistics from 16 images."
                 }
             };
             format!("{common}{of_source}{of_form}")

@@ -19,6 +19,7 @@ use super::pool::Pool;
 use super::schedule::Recipe;
 use super::source::{self, Source, Subject};
 use super::supervised::{self, Task};
+use crate::generators::biggan::{self, BigGan, Truncation};
 use crate::generators::{Generator, Target};
 use crate::inverters::baseline::Baseline;
 use crate::params::Params;
@@ -75,6 +76,7 @@ pub fn all() -> Vec<Network> {
         seed: 1,
         batch: 16,
         lr: 3e-3,
+        critic_lr: None,
         stages: stages.to_vec(),
         fade: 10_000,
         gamma: gamma.to_vec(),
@@ -176,6 +178,21 @@ pub fn all() -> Vec<Network> {
                     ..adversarial(&[24_000, 40_000, 50_000, 60_000], &[(0, 0.375), (24_000, 0.75), (64_000, 1.5), (140_000, 1.0)], 24_000)
                 },
                 Form::stylegan2(64, 128, 1024),
+            ),
+        },
+        Network {
+            name: "mini/biggan",
+            title: "BigGAN-deep on procedural objects, 64 px, 10 classes",
+            training: objects(
+                Recipe {
+                    batch: 32,
+                    lr: 4e-4,
+                    critic_lr: Some(8e-4),
+                    fade: 0,
+                    objective: Objective::Hinge,
+                    ..adversarial(&[0, 0, 0, 150_000], &[], 24_000)
+                },
+                Form::BigGan { widths: vec![128, 128, 128, 128, 128, 128, 64, 64, 32], latent: 128, classes: objects::CLASSES.len() },
             ),
         },
     ]
@@ -307,8 +324,7 @@ impl Network {
                     Trainer::new(recipe.clone(), build, draw(recipe.pool), device)?
                 };
                 trainer.run(folder, 180.0, &mut report)?;
-                let (generator, params) = trainer.average();
-                let mut tensors = params.snapshot()?;
+                let (generator, mut tensors) = (trainer.average().0, trainer.weights()?);
                 if let Some(name) = form.centre() {
                     tensors.insert(name.into(), mean_w(generator, trainer.recipe().seed, CENTRE_LATENTS, device)?);
                 }
@@ -384,6 +400,12 @@ pub const WEIGHTS: &str = "weights.safetensors";
 pub fn open_generator(bytes: &[u8], origin: &str, device: &Device) -> Result<Box<dyn Generator>> {
     let (tensors, _) = checkpoint::read(bytes, origin, device)?;
     crate::generators::open(tensors, &Target::new(DType::F32, device, origin))
+}
+
+/// The shipped BigGAN in these bytes, frozen, at another truncation than [`open_generator`] gives it.
+pub fn open_biggan(bytes: &[u8], origin: &str, truncation: Truncation, device: &Device) -> Result<BigGan> {
+    let (tensors, _) = checkpoint::read(bytes, origin, device)?;
+    biggan::open(tensors, &Target::new(DType::F32, device, origin), None, truncation)
 }
 
 /// The network in these bytes, frozen.

@@ -13,7 +13,10 @@ pub struct Recipe {
     pub batch: usize,
     /// Learning rate of both networks.
     pub lr: f64,
-    /// Images shown at 8, 16, 32 ... px.
+    /// Learning rate of the discriminator, where it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub critic_lr: Option<f64>,
+    /// Images shown at 8, 16, 32 ... px; 0 at all but the last for a network that does not grow.
     pub stages: Vec<u64>,
     /// Images during which a new resolution fades in, at most 40 % of its stage.
     pub fade: u64,
@@ -32,8 +35,10 @@ pub struct Recipe {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
     pub stage: Stage,
-    /// Learning rate.
+    /// Learning rate of the generator.
     pub lr: f64,
+    /// Learning rate of the discriminator.
+    pub critic_lr: f64,
     /// Weight of R1.
     pub gamma: f64,
 }
@@ -45,7 +50,7 @@ impl Recipe {
 
     /// The same training with every stage scaled.
     pub fn scaled(&self, by: f64) -> Self {
-        let scale = |&n: &u64| ((n as f64 * by) as u64).max(self.batch as u64);
+        let scale = |&n: &u64| ((n as f64 * by) as u64).max(self.batch.min(n as usize) as u64);
         Recipe { stages: self.stages.iter().map(scale).collect(), fade: (self.fade as f64 * by.max(0.5)) as u64, ..self.clone() }
     }
 
@@ -76,6 +81,7 @@ impl Recipe {
         let stage = Stage { last: place + 1, blend };
         let left = 1.0 - shown as f64 / self.total() as f64;
         let gamma = self.gamma.iter().rev().find(|(from, _)| shown >= *from).map_or(1.0, |(_, gamma)| *gamma);
-        Point { stage, lr: self.lr * if self.decay > 0.0 { (left / self.decay).clamp(0.05, 1.0) } else { 1.0 }, gamma }
+        let factor = if self.decay > 0.0 { (left / self.decay).clamp(0.05, 1.0) } else { 1.0 };
+        Point { stage, lr: self.lr * factor, critic_lr: self.critic_lr.unwrap_or(self.lr) * factor, gamma }
     }
 }

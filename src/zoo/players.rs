@@ -1,0 +1,159 @@
+//! The two networks of an adversarial training, and the gradients of both over one shard of a batch.
+
+use candle_core::{Device, Tensor};
+
+use super::adversarial::{self, Critic, Losses, Objective, Where};
+use super::biggan_discriminator;
+use super::discriminator::{self, Dual};
+use super::gan::Network;
+use super::pool::Pool;
+use super::schedule::Point;
+use super::shards::{self, Grads};
+use crate::generators::{Family, Layout, NoiseSite, Stage, Synthesis, class_rows, draw_classes, draw_noise};
+use crate::params::{Param, Params};
+use crate::random::Stream;
+
+/// Images of a shard: one group of the minibatch standard deviation, or of the batch norms.
+const GROUP: usize = 8;
+const NORM_GROUP: usize = 16;
+
+/// The random numbers of a training, by what they are for.
+pub(super) struct Streams {
+    z: Stream,
+    class: Stream,
+    noise: Stream,
+    real: Stream,
+    r1: Stream,
+    between: Stream,
+}
+
+impl Streams {
+    pub fn new(seed: u64) -> Self {
+        let stream = |name: &str| Stream::new(seed, &format!("zoo/{name}"));
+        Streams {
+            z: stream("z"),
+            class: stream("class"),
+            noise: stream("noise"),
+            real: stream("real"),
+            r1: stream("r1"),
+            between: stream("between"),
+        }
+    }
+}
+
+/// The discriminator of a family.
+pub(super) enum Opponent {
+    /// Of the generators that grow; and the same network as constants.
+    Growing { trained: discriminator::Discriminator, frozen: discriminator::Discriminator },
+    /// Of BigGAN.
+    Residual(biggan_discriminator::Discriminator),
+}
+
+impl Opponent {
+    /// The opponent of a generator of this layout; it groups `group` consecutive images.
+    pub fn new(layout: &Layout, group: usize, p: &Params) -> candle_core::Result<Self> {
+        if layout.family == Family::BigGan {
+            return Ok(Opponent::Residual(biggan_discriminator::Discriminator::new(&layout.channels, layout.classes, p)?));
+        }
+        let config = discriminator::Config { channels: layout.channels.clone(), group };
+        let trained = discriminator::Discriminator::new(&config, p)?;
+        Ok(Opponent::Growing { frozen: trained.detached(), trained })
+    }
+
+    pub fn power_iteration(&self) -> candle_core::Result<()> {
+        match self {
+            Opponent::Growing { .. } => Ok(()),
+            Opponent::Residual(critic) => critic.power_iteration(),
+        }
+    }
+}
+
+/// The images of a shard, which depends on the batch alone. Batch norms take their statistics from a shard ("ghost batch norm", Hoffer et
+/// al., NeurIPS 2017).
+pub(super) fn shard_size(layout: &Layout, batch: usize) -> usize {
+    let most = if layout.family == Family::BigGan { NORM_GROUP } else { GROUP };
+    std::iter::successors(Some(most), |n| Some(n / 2)).find(|n| batch.is_multiple_of(*n)).unwrap_or(1)
+}
+
+/// What computes one shard of a batch. Shards are independent, so each has a thread of its own, and the gradients are added in the order
+/// of the shards whatever the number of cores.
+pub(super) struct Players {
+    pub generator: Box<Network>,
+    pub generator_vars: Vec<Param>,
+    pub critic: Opponent,
+    pub critic_vars: Vec<Param>,
+    pub pool: Pool,
+    pub objective: Objective,
+    pub streams: Streams,
+    pub device: Device,
+}
+
+/// One shard's share of the sums over the batch.
+pub(super) struct Shard {
+    pub critic: Grads,
+    pub generator: Grads,
+    pub losses: Losses,
+}
+
+impl Players {
+    /// The pictures that `stream` picks for `ids`, as places in the pool.
+    fn picks(&self, stream: &Stream, ids: &[u64]) -> Vec<usize> {
+        ids.iter().map(|&id| self.pool.pick(stream, id)).collect()
+    }
+
+    fn real(&self, picks: &[usize], stage: Stage) -> candle_core::Result<Tensor> {
+        self.pool.blended(picks, 4 << stage.last, stage.blend, &self.device)
+    }
+
+    /// Before every step: one power iteration of every spectral norm, whatever the number of shards.
+    pub fn power_iteration(&self) -> candle_core::Result<()> {
+        self.generator.power_iteration()?;
+        self.critic.power_iteration()
+    }
+
+    /// The gradients of both players over the images `ids`, a part of a batch of `batch`.
+    pub fn shard(&self, ids: &[u64], batch: usize, point: Point, penalty: Option<Where>) -> candle_core::Result<Shard> {
+        let Point { stage, gamma, .. } = point;
+        let layout = self.generator.layout();
+        let z = self.streams.z.normal_rows(ids, &[layout.z_dim], &self.device)?;
+        let classes = draw_classes(layout, &self.streams.class, ids, &self.device)?;
+        let noise = draw_noise(&sites(layout, stage), &self.streams.noise, ids, &self.device)?;
+        let with = Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() };
+        let fake = self.generator.synthesize_to_train(&self.generator.map(&z, classes.as_ref())?, &with)?;
+        let picks = self.picks(&self.streams.real, ids);
+        let real = self.real(&picks, stage)?;
+        let penalised = match penalty {
+            None => None,
+            Some(Where::Real) => Some(self.real(&self.picks(&self.streams.r1, ids), stage)?),
+            Some(Where::Between) => {
+                let shares: Vec<f32> = ids.iter().map(|&id| self.streams.between.below(id, 1 << 24) as f32 / (1 << 24) as f32).collect();
+                Some(adversarial::between(&real, &fake.detach(), &shares)?)
+            }
+        };
+        let penalised = penalised.as_ref().map(|images| (images, gamma));
+        let round = match &self.critic {
+            Opponent::Growing { trained, frozen } => {
+                let critic = Critic { trained: &|x| trained.scores(x, stage), frozen: &|x| frozen.scores(x, stage) };
+                adversarial::round(&self.objective, &critic, &fake, &real, batch, penalised)?
+            }
+            Opponent::Residual(critic) => {
+                let of_real: Vec<u32> = picks.iter().map(|&i| self.pool.label(i).class).collect();
+                let of_real = Tensor::from_vec(of_real, ids.len(), &self.device)?;
+                let of_fake = class_rows(layout, classes.as_ref(), &fake)?;
+                let rows = Tensor::cat(&[of_fake, class_rows(layout, Some(&of_real), &real)?], 0)?;
+                let scores = |x: &Dual| x.linear(|x| critic.scores(x, &rows));
+                adversarial::round(&self.objective, &Critic { trained: &scores, frozen: &scores }, &fake, &real, batch, penalised)?
+            }
+        };
+        Ok(Shard {
+            critic: shards::take(&self.critic_vars, &round.critic),
+            generator: shards::take(&self.generator_vars, &round.generator),
+            losses: round.losses,
+        })
+    }
+}
+
+/// The noise sites that a stage has.
+pub(super) fn sites(layout: &Layout, stage: Stage) -> Vec<NoiseSite> {
+    layout.noise.iter().filter(|site| site.resolution <= 4 << stage.last).copied().collect()
+}
