@@ -27,8 +27,6 @@ pub enum Form {
 
 /// Rows of the standing statistics of a mini BigGAN: truncation 0, 0.1, ... 1.
 const N_STATS: usize = 11;
-/// The block before which its attention stands at the latest: 16 px, where it costs a sixteenth of what it costs at 32 px.
-const ATTENTION: usize = 4;
 
 impl Form {
     /// PGGAN with channels min(fmaps_base / r, 64) at resolution r.
@@ -69,8 +67,7 @@ impl Form {
             Form::StyleGan2(config) => Box::new(StyleGan2::new(config, p)?),
             Form::BigGan { widths, latent, classes } => {
                 let config = biggan::Config::of_channels(widths, *latent, *classes)?;
-                let attention_layer_position = config.attention_layer_position.min(ATTENTION);
-                let config = biggan::Config { n_stats: N_STATS, orthogonal: true, attention_layer_position, ..config };
+                let config = biggan::Config { n_stats: N_STATS, orthogonal: true, ..config };
                 Box::new(BigGan::new(&config, Truncation::PAPER, p)?)
             }
         })

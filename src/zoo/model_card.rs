@@ -398,7 +398,7 @@ fn notes(network: &Network) -> String {
                 Form::BigGan { .. } => {
                     " class_accuracy: how often the judge sees the class that was asked for. *_truncated is at truncation 0.4, as the studies \
                     use the network. Against the paper's BigGAN-deep: both networks take their step from one pass of the discriminator, \
-                    which has one block per resolution; attention stands at 16 px; batch norms take their statistics from 16 images."
+                    which has one block per resolution; attention stands at 16 px there and at half the resolution in the generator; batch norms take their statistics from 16 images."
                 }
             };
             format!("{common}{of_source}{of_form}")
