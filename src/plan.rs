@@ -496,15 +496,11 @@ fn common_side(resolved: &Resolved) -> Result<Option<usize>> {
     }
     let mut sides = Vec::new();
     for arm in resolved.arms.iter().filter(|a| a.is_published()) {
-        match arm.method.baseline() {
-            Some(baseline) => {
-                for (_, card) in arm.method.cards() {
-                    let card = Card::load(card)?;
-                    let shrinks = baseline == Baseline::Psp && encoders::shape(&card).is_none();
-                    sides.extend(if shrinks { Some(psp::SIDE) } else { card.resolution });
-                }
-            }
-            None => {}
+        for (_, card) in arm.method.cards() {
+            let card = Card::load(card)?;
+            // The published pSp shrinks its own images.
+            let shrinks = arm.method.baseline() == Some(Baseline::Psp) && encoders::shape(&card).is_none();
+            sides.extend(if shrinks { Some(psp::SIDE) } else { card.resolution });
         }
     }
     Ok(sides.into_iter().min())

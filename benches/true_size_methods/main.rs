@@ -274,7 +274,7 @@ fn pair<'a>(method: &Method, generator: &'a dyn Generator, device: &Device) -> R
             (1024, Box::new(move |x| repeat(&encoder.trace(x, Stage { last: 8, blend: 1.0 })?.0)))
         }
         "psp" => {
-            let config = psp::Config { widths: [64, 128, 256, 512], blocks: [3, 4, 14, 3], rows, side: psp::SIDE };
+            let config = psp::Config { widths: [64, 128, 256, 512], blocks: [3, 4, 14, 3], inner: 512, rows, side: psp::SIDE };
             let encoder = seeded(device, |p| psp::Encoder::new(&config, p))?;
             pooled = true;
             (psp::SIDE, Box::new(move |x| Ok(encoder.trace(x)?.rows)))

@@ -113,6 +113,8 @@ impl ToRow {
     /// a power of two.
     pub fn new(p: &Params, inputs: usize, inner: usize, outputs: usize, side: usize) -> Result<Self> {
         let mut convs = Vec::new();
+        // A map of one pixel has no convolution.
+        let inner = if side == 1 { inputs } else { inner };
         for i in 0..side.ilog2() as usize {
             let p = p.pp(format!("convs.{}", 2 * i));
             convs.push((conv(&p, if i == 0 { inputs } else { inner }, inner, 3)?, p.get("bias", inner, Init::Const(0.0))?));

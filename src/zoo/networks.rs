@@ -132,11 +132,7 @@ pub fn all() -> Vec<Network> {
             title: "Identity network of the procedural faces, 64 px: embeddings that tell persons apart",
             training: Training::Identity(supervised::Recipe { seed: 21, images: 48_000, batch: 64, shards: 2, lr: 1.5e-3, pool: 30_000 }),
         },
-        Network {
-            name: "mini/psp",
-            title: "pSp's encoder on mini/stylegan1, 64 px",
-            training: encoder(Baseline::Psp, Some(32)),
-        },
+        Network { name: "mini/psp", title: "pSp's encoder on mini/stylegan1, 64 px", training: encoder(Baseline::Psp, Some(32)) },
         Network {
             name: "mini/indomain",
             title: "In-Domain's encoder on mini/stylegan1, 64 px",

@@ -88,7 +88,10 @@ fn key_list(f: &Fixture) -> Option<Outcome> {
             }
             name if name.contains("psp") => {
                 let rows = (0..).take_while(|i| keys.contains_key(&format!("state_dict.encoder.styles.{i}.linear.weight"))).count();
-                psp::Encoder::new(&psp::Config { widths: [64, 128, 256, 512], blocks: [3, 4, 14, 3], inner: 512, rows, side: psp::SIDE }, &p)?;
+                psp::Encoder::new(
+                    &psp::Config { widths: [64, 128, 256, 512], blocks: [3, 4, 14, 3], inner: 512, rows, side: psp::SIDE },
+                    &p,
+                )?;
                 "state_dict.encoder."
             }
             name if name.contains("encoder") => {
