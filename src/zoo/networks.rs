@@ -123,7 +123,7 @@ pub fn all() -> Vec<Network> {
             name: "mini/pggan",
             title: "PGGAN on procedural faces, 64 px",
             training: faces(
-                Recipe { lr: 2e-3, objective: Objective::PGGAN, ..adversarial(&[40_000, 70_000, 100_000, 100_000], &[], 40_000) },
+                Recipe { lr: 2e-3, objective: Objective::PGGAN, ..adversarial(&[40_000, 70_000, 60_000, 62_000], &[], 40_000) },
                 Form::pggan(64, 128, 1024),
             ),
         },
