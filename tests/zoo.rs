@@ -7,10 +7,13 @@ use candle_core::{DType, Device, Tensor};
 use mtv_bench::generators::stylegan1::{Config, StyleGan1};
 use mtv_bench::generators::{Family, Generator, Stage, biggan};
 use mtv_bench::params::Params;
+use mtv_bench::perceptual::Vgg16;
+use mtv_bench::perceptual::vgg16;
 use mtv_bench::random::Stream;
 use mtv_bench::record::store::sha256_hex;
 use mtv_bench::spec::Card;
-use mtv_bench::zoo::adversarial::{self, Critic, Objective};
+use mtv_bench::stages::open;
+use mtv_bench::zoo::adversarial::{self, Critic, Images, Objective};
 use mtv_bench::zoo::biggan_discriminator::Discriminator as BigGanDiscriminator;
 use mtv_bench::zoo::checkpoint;
 use mtv_bench::zoo::classifier::{self, log_probabilities};
@@ -24,6 +27,7 @@ use mtv_bench::zoo::measure::frechet;
 use mtv_bench::zoo::networks;
 use mtv_bench::zoo::objects::{self, CLASSES};
 use mtv_bench::zoo::pool::Pool;
+use mtv_bench::zoo::projected_discriminator::{Heads, Projection};
 use mtv_bench::zoo::schedule::Recipe;
 use mtv_bench::zoo::source;
 
@@ -244,6 +248,7 @@ fn recipe() -> Recipe {
         decay: 0.5,
         pool: 12,
         objective: Objective::Logistic,
+        projected_on: None,
     }
 }
 
@@ -259,6 +264,10 @@ fn build_biggan(p: &Params) -> candle_core::Result<Box<gan::Network>> {
 fn biggan_recipe() -> Recipe {
     let (stages, fade, gamma) = (vec![0, 128], 0, vec![]);
     Recipe { batch: 32, lr: 1e-3, critic_lr: Some(2e-3), stages, fade, gamma, objective: Objective::Hinge, ..recipe() }
+}
+
+fn projected_recipe() -> Recipe {
+    Recipe { projected_on: Some("mini/vgg16_objects".into()), ..biggan_recipe() }
 }
 
 fn objects_pool(recipe: &Recipe) -> Pool {
@@ -282,8 +291,12 @@ fn weights(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn a_training_resumed_after_every_step_equals_an_unbroken_one() -> mtv_bench::Result<()> {
     type Build = fn(&Params) -> candle_core::Result<Box<gan::Network>>;
     type Draw = fn(&Recipe) -> Pool;
-    let cases: [(Build, Recipe, Draw); 3] =
-        [(build, recipe(), pool), (build_pggan, pggan_recipe(), pool), (build_biggan, biggan_recipe(), objects_pool)];
+    let cases: [(Build, Recipe, Draw); 4] = [
+        (build, recipe(), pool),
+        (build_pggan, pggan_recipe(), pool),
+        (build_biggan, biggan_recipe(), objects_pool),
+        (build_biggan, projected_recipe(), objects_pool),
+    ];
     for (build, recipe, pool) in cases {
         let (whole, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
         let mut trainer = Trainer::new(recipe.clone(), build, pool(&recipe), &CPU)?;
@@ -379,6 +392,71 @@ fn one_pass_gives_the_gradients_of_the_published_losses() -> candle_core::Result
         for (place, found) in found.into_iter().enumerate() {
             close(found, slope(&g, place, &loss_of_g)?, "G");
         }
+    }
+    Ok(())
+}
+
+/// Frozen maps, heads that learn and three classes, against the hinge loss whose slopes are taken by moving single weights.
+#[test]
+fn a_projected_discriminator_gives_the_gradients_of_the_hinge_loss() -> candle_core::Result<()> {
+    let images = |name: &str| Stream::new(2, name).normal((4, 3, 32, 32), &CPU)?.to_dtype(DType::F64);
+    let (real, base) = (images("real")?, images("fake")?);
+    let config = vgg16::Config::vgg16([2, 3, 4, 4, 4], 1, &[]);
+    let fresh = Params::fresh(3, DType::F64, &CPU);
+    Vgg16::new(&config, &fresh)?;
+    let vgg = Vgg16::new(&config, &Params::frozen(fresh.snapshot()?, DType::F64, &CPU, "frozen"))?;
+    let projection = Projection::new(vgg, &real)?;
+    let p = Params::fresh(4, DType::F64, &CPU);
+    let heads = Heads::new(32, 3, &p)?;
+    (0..20).try_for_each(|_| heads.power_iteration())?;
+    let rows = Tensor::new(&[[1.0f64, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]], &CPU)?;
+    let g = candle_core::Var::from_tensor(&Tensor::new(&[0.9f64, -1.3, 0.4], &CPU)?.reshape((1, 3, 1, 1))?)?;
+    let fake = || base.broadcast_mul(g.as_tensor());
+    let score = |maps: &[Tensor], _: Images| heads.scores(maps, Some(&rows));
+    let scores = |x: &Tensor| heads.scores(&projection.maps(x)?, Some(&rows))?.flatten_all()?.to_vec1::<f64>();
+    let mean = |v: Vec<f64>, f: fn(f64) -> f64| v.iter().map(|s| f(*s)).sum::<f64>() / v.len() as f64;
+    let loss_of_d = || Ok(mean(scores(&fake()?)?, |s| (1.0 + s).max(0.0)) + mean(scores(&real)?, |s| (1.0 - s).max(0.0)));
+    let loss_of_g = || Ok(-mean(scores(&fake()?)?, |s| s));
+    let slope = |var: &candle_core::Var, place: usize, loss: &dyn Fn() -> candle_core::Result<f64>| -> candle_core::Result<f64> {
+        let (values, shape) = (var.as_tensor().flatten_all()?.to_vec1::<f64>()?, var.as_tensor().shape().clone());
+        let moved = |by: f64| {
+            let mut values = values.clone();
+            values[place] += by;
+            var.set(&Tensor::from_vec(values, &shape, &CPU)?)?;
+            loss()
+        };
+        let slope = (moved(1e-6)? - moved(-1e-6)?) / 2e-6;
+        moved(0.0)?;
+        Ok(slope)
+    };
+    let round = adversarial::projected_round(&|x| projection.maps(x), &score, &fake()?, &real, 4)?;
+    assert!(
+        (round.losses.fake - mean(scores(&fake()?)?, |s| s)).abs() < 1e-9 && (round.losses.real - mean(scores(&real)?, |s| s)).abs() < 1e-9
+    );
+    for param in p.vars().iter().filter(|p| !p.name.contains("weight_u") && !p.name.contains("weight_v")) {
+        let place = param.var.as_tensor().elem_count() / 2;
+        let found = round.critic.get(param.var.as_tensor()).expect("a gradient").flatten_all()?.to_vec1::<f64>()?[place];
+        let wanted = slope(&param.var, place, &loss_of_d)?;
+        assert!((found - wanted).abs() < 1e-5 * wanted.abs().max(1e-3), "{}: {found} against {wanted}", param.name);
+    }
+    let found = round.generator.get(g.as_tensor()).expect("a gradient").flatten_all()?.to_vec1::<f64>()?;
+    for (place, found) in found.into_iter().enumerate() {
+        let wanted = slope(&g, place, &loss_of_g)?;
+        assert!((found - wanted).abs() < 1e-5 * wanted.abs().max(1e-3), "G: {found} against {wanted}");
+    }
+    Ok(())
+}
+
+/// A map of an enlarged image is the map that the full size has; the finest tap has a mean square of 1.
+#[test]
+fn a_projection_enlarges_what_is_small() -> mtv_bench::Result<()> {
+    let pictures = objects_pool(&recipe()).images(&[0, 1, 2, 3], 32, &CPU)?;
+    let projection = Projection::new(open::vgg16("mini/vgg16_objects", &CPU)?, &pictures)?;
+    let small = mtv_bench::ops::avg_pool2(&pictures)?;
+    let (of_small, of_large) = (projection.maps(&small)?, projection.maps(&mtv_bench::ops::upsample2(&small)?)?);
+    assert_eq!(of_small.iter().map(|m| m.dims4().map(|d| d.3)).collect::<candle_core::Result<Vec<_>>>()?, [32, 16, 8, 4]);
+    for (a, b) in of_small.iter().zip(&of_large) {
+        assert_eq!((a - b)?.abs()?.max_all()?.to_scalar::<f32>()?, 0.0);
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use super::checkpoint;
 use super::moving_average::Towards;
 use super::players::{self, Opponent, Players, Streams, sites};
 use super::pool::Pool;
+use super::projected_discriminator::Projection;
 use super::schedule::{Point, Recipe};
 use super::shards::{self, Shards};
 use super::sheet;
@@ -23,8 +24,11 @@ use crate::generators::{Generator, Stage, Synthesis, Tensors, draw_noise, spectr
 use crate::optim::Optimizer;
 use crate::params::Params;
 use crate::random::Stream;
+use crate::stages::open;
 use crate::{Error, Result};
 
+/// Pictures that tell the scale of a classifier's maps.
+const EXAMPLES: usize = 64;
 const EMA: f64 = 0.998;
 const STATE: &str = "state.safetensors";
 /// Power iterations that make the spectral norms of fresh weights.
@@ -117,7 +121,7 @@ impl Trainer {
         let average = build(&average_params)?;
         let critic_params = params("critic/", recipe.seed.wrapping_add(1));
         let group = players::shard_size(&layout, recipe.batch);
-        let critic = Opponent::new(&layout, group, &critic_params)?;
+        let critic = Opponent::new(&layout, group, projection(&recipe, &pool, layout.resolution, device)?, &critic_params)?;
         for params in [&generator_params, &average_params, &critic_params] {
             params.finish()?;
         }
@@ -339,4 +343,11 @@ impl Trainer {
         self.save(folder)?;
         self.save_samples(folder)
     }
+}
+
+/// What D sees instead of the images, where the recipe says so.
+fn projection(recipe: &Recipe, pool: &Pool, resolution: usize, device: &Device) -> Result<Option<Projection>> {
+    let Some(card) = &recipe.projected_on else { return Ok(None) };
+    let examples: Vec<usize> = (0..EXAMPLES.min(pool.len())).collect();
+    Ok(Some(Projection::new(open::vgg16(card, device)?, &pool.images(&examples, resolution, device)?)?))
 }

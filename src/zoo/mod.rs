@@ -22,6 +22,7 @@ pub mod networks;
 pub mod objects;
 mod players;
 pub mod pool;
+pub mod projected_discriminator;
 pub mod schedule;
 pub mod shards;
 pub mod sheet;

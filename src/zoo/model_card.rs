@@ -361,10 +361,12 @@ fn notes(network: &Network) -> String {
         Training::Generator { recipe, form, .. } => {
             let (source, judge) = (network.source(), network.judge());
             let flat = matches!(form, Form::Pggan(_));
-            let (growing, samples) = match form {
-                Form::Pggan(_) => (", growing from 8 px,", ""),
-                Form::BigGan { .. } => (", at their full size from the start,", " of truncation 1, each class equally often"),
-                Form::StyleGan1(_) | Form::StyleGan2(_) => (", growing from 8 px,", " with full noise and no truncation"),
+            let grows = recipe.stages.iter().filter(|images| **images > 0).count() > 1;
+            let growing = if grows { ", growing from 8 px," } else { ", at their full size from the start," };
+            let samples = match form {
+                Form::Pggan(_) => "",
+                Form::BigGan { .. } => " of truncation 1, each class equally often",
+                Form::StyleGan1(_) | Form::StyleGan2(_) => " with full noise and no truncation",
             };
             let common = format!(
                 "Learned from {} pictures of {} (seed {}){growing} with {}. \
@@ -385,23 +387,33 @@ fn notes(network: &Network) -> String {
                 }
                 Source::Objects(_) => "; share_* how often the judge sees a class.".to_string(),
             };
+            let of_critic = match (&recipe.projected_on, form) {
+                (Some(card), _) => format!(
+                    " Not the family's own discriminator and objective: the discriminator is a projected one (Sauer et al., NeurIPS 2021) on the \
+                    frozen features of {card} and the pixels, which needs far fewer images (src/zoo/projected_discriminator.rs). \
+                    {judge}, which measures, had no part in it."
+                ),
+                (None, Form::StyleGan1(_)) => String::new(),
+                (None, Form::StyleGan2(_)) => " Against the paper's StyleGANv2: its discriminator has no residual blocks.".into(),
+                (None, Form::Pggan(_)) => " Against the paper's PGGAN: both networks take their step from one pass of the discriminator, whose \
+                    blocks pool before the second convolution."
+                    .into(),
+                (None, Form::BigGan { .. }) => " Against the paper's BigGAN-deep: both networks take their step from one pass of the \
+                    discriminator, which has one block per resolution and attention at 16 px."
+                    .into(),
+            };
             let of_form = match form {
-                Form::StyleGan1(_) => "",
-                Form::StyleGan2(_) => {
-                    " Against the paper's StyleGANv2: it grows (a block's toRGB fades in), its discriminator has no residual blocks, and \
-                    there is no path length regulariser and no style mixing."
+                Form::StyleGan1(_) | Form::Pggan(_) => "",
+                Form::StyleGan2(_) if grows => {
+                    " It grows (a block's toRGB fades in), and there is no path length regulariser and no style mixing."
                 }
-                Form::Pggan(_) => {
-                    " Against the paper's PGGAN: both networks take their step from one pass of the discriminator, whose blocks pool \
-                    before the second convolution."
-                }
+                Form::StyleGan2(_) => " There is no path length regulariser and no style mixing.",
                 Form::BigGan { .. } => {
                     " class_accuracy: how often the judge sees the class that was asked for. *_truncated is at truncation 0.4, as the studies \
-                    use the network. Against the paper's BigGAN-deep: both networks take their step from one pass of the discriminator, \
-                    which has one block per resolution; attention stands at 16 px there and at half the resolution in the generator; batch norms take their statistics from 16 images."
+                    use the network. Attention stands at half the resolution; batch norms take their statistics from 16 images."
                 }
             };
-            format!("{common}{of_source}{of_form}")
+            format!("{common}{of_source}{of_critic}{of_form}")
         }
         Training::Encoder(recipe) => encoders::notes(recipe),
         Training::Classifier(_) => {

@@ -29,6 +29,9 @@ pub struct Recipe {
     pub pool: usize,
     #[serde(default, skip_serializing_if = "Objective::is_logistic")]
     pub objective: Objective,
+    /// The card of the classifier on whose features D stands ([`super::projected_discriminator`]); without it D sees the images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projected_on: Option<String>,
 }
 
 /// Where in the schedule a step is.
