@@ -99,15 +99,15 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
         return Err(Error::usage(format!("the generator {} has no w: `invert` is for StyleGANs", trained.networks.generator)));
     }
     args.rows.check(rows).map_err(Error::usage)?;
-    let edits = edits::open(&args.edit, &args.direction, &trained, &store, (&device, &progress, w_dim))?;
-    let network = Network::open(&trained, generator.as_ref(), &device)?;
-    progress.note(&trained.about);
-
+    // Pictures before directions, which take seconds to learn.
     let (pictures, failed) = read_all(&args.pictures, side, args.enlarge, &progress);
     if pictures.is_empty() {
         return Err(Error::corrupt("none of the pictures could be used, each is named above"));
     }
     check_names(&pictures, &args)?;
+    let edits = edits::open(&args.edit, &args.direction, &trained, &store, (&device, &progress, w_dim))?;
+    let network = Network::open(&trained, generator.as_ref(), &device)?;
+    progress.note(&trained.about);
     let bar = progress.bar(pictures.len() as u64, "invert");
     let mut done = Vec::new();
     for batch in pictures.chunks(BATCH) {
