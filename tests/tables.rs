@@ -1,4 +1,6 @@
 //! Tables, figures and the paragraph of findings, from a made-up record whose numbers are known.
+//!
+//! Longer than other files: one made-up record, and every table and figure that is made of it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -27,3 +27,4 @@ mod statistics;
 mod tables;
 mod weights;
 mod zoo;
+mod zoo_training;

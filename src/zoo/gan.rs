@@ -10,7 +10,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::adversarial::Losses;
+use super::adversarial::{Losses, Objective};
 use super::checkpoint;
 use super::moving_average::Towards;
 use super::players::{self, Opponent, Players, Streams, sites};
@@ -20,7 +20,7 @@ use super::schedule::{Point, Recipe};
 use super::shards::{self, Shards};
 use super::sheet;
 use crate::error::Kind;
-use crate::generators::{Generator, Stage, Synthesis, Tensors, draw_noise, spectral};
+use crate::generators::{Generator, Layout, Stage, Synthesis, Tensors, draw_noise, spectral};
 use crate::optim::Optimizer;
 use crate::params::Params;
 use crate::random::Stream;
@@ -121,7 +121,7 @@ impl Trainer {
         let average = build(&average_params)?;
         let critic_params = params("critic/", recipe.seed.wrapping_add(1));
         let group = players::shard_size(&layout, recipe.batch);
-        let critic = Opponent::new(&layout, group, projection(&recipe, &pool, layout.resolution, device)?, &critic_params)?;
+        let critic = Opponent::new(&layout, group, projection(&recipe, &pool, &layout, device)?, &critic_params)?;
         for params in [&generator_params, &average_params, &critic_params] {
             params.finish()?;
         }
@@ -346,8 +346,11 @@ impl Trainer {
 }
 
 /// What D sees instead of the images, where the recipe says so.
-fn projection(recipe: &Recipe, pool: &Pool, resolution: usize, device: &Device) -> Result<Option<Projection>> {
+fn projection(recipe: &Recipe, pool: &Pool, layout: &Layout, device: &Device) -> Result<Option<Projection>> {
     let Some(card) = &recipe.projected_on else { return Ok(None) };
+    if recipe.objective != Objective::Hinge || layout.classes > 0 {
+        return Err(Error::usage(format!("D on the features of {card} needs the hinge loss and a generator without classes")));
+    }
     let examples: Vec<usize> = (0..EXAMPLES.min(pool.len())).collect();
-    Ok(Some(Projection::new(open::vgg16(card, device)?, &pool.images(&examples, resolution, device)?)?))
+    Ok(Some(Projection::new(open::vgg16(card, device)?, &pool.images(&examples, layout.resolution, device)?)?))
 }

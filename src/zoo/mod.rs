@@ -2,6 +2,7 @@
 
 pub mod adversarial;
 pub mod biggan_discriminator;
+mod card_notes;
 mod card_pictures;
 pub mod checkpoint;
 pub mod classifier;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::Device;
 
+use super::card_notes;
 use super::card_pictures::{draw_pictures, nearest_sheet, save_samples};
 use super::checkpoint;
 use super::classifier;
@@ -341,7 +342,7 @@ pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<J
             what: "sha256, size and all measured numbers".into(),
             where_: format!("mtv-bench zoo card {}, {}", network.name, crate::machine::date()),
         }],
-        notes: notes(network),
+        notes: card_notes::of(network),
     };
     let text = toml::to_string(&card).map_err(|e| Error::internal(e.to_string()))?;
     let first = match measured.missed.as_slice() {
@@ -351,99 +352,6 @@ pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<J
     };
     write_atomic(&out.join(format!("{}.toml", network.name)), format!("{first}\n{text}").as_bytes())?;
     Ok(measured)
-}
-
-fn notes(network: &Network) -> String {
-    match &network.training {
-        Training::Generator { form, .. } if form.resolution() < 64 => {
-            format!("For tests: {} px, a minute of training.", form.resolution())
-        }
-        Training::Generator { recipe, form, .. } => {
-            let (source, judge) = (network.source(), network.judge());
-            let flat = matches!(form, Form::Pggan(_));
-            let grows = recipe.stages.iter().filter(|images| **images > 0).count() > 1;
-            let growing = if grows { ", growing from 8 px," } else { ", at their full size from the start," };
-            let samples = match form {
-                Form::Pggan(_) => "",
-                Form::BigGan { .. } => " of truncation 1, each class equally often",
-                Form::StyleGan1(_) | Form::StyleGan2(_) => " with full noise and no truncation",
-            };
-            let common = format!(
-                "Learned from {} pictures of {} (seed {}){growing} with {}. \
-                Distances and factors are those of {judge} on 8-bit samples{samples}; spread_* is the standard deviation \
-                of a regressed factor relative to that on held-out renders",
-                recipe.pool,
-                source.name(),
-                super::source::SEED,
-                recipe.objective.title(),
-            );
-            let of_source = match source {
-                Source::Faces(_) => {
-                    let latent = if flat { "z" } else { "w" };
-                    format!(
-                        "; separable_* the balanced accuracy of a linear rule on {latent} (logistic regression on 6000 samples, tested on \
-                        2000). It never saw an accessory."
-                    )
-                }
-                Source::Objects(_) => "; share_* how often the judge sees a class.".to_string(),
-            };
-            let of_critic = match (&recipe.projected_on, form) {
-                (Some(card), _) => format!(
-                    " Not the family's own discriminator and objective: the discriminator is a projected one (Sauer et al., NeurIPS 2021) on the \
-                    frozen features of {card} and the pixels, which needs far fewer images (src/zoo/projected_discriminator.rs). \
-                    {judge}, which measures, had no part in it."
-                ),
-                (None, Form::StyleGan1(_)) => String::new(),
-                (None, Form::StyleGan2(_)) => " Against the paper's StyleGANv2: its discriminator has no residual blocks.".into(),
-                (None, Form::Pggan(_)) => " Against the paper's PGGAN: both networks take their step from one pass of the discriminator, whose \
-                    blocks pool before the second convolution."
-                    .into(),
-                (None, Form::BigGan { .. }) => " Against the paper's BigGAN-deep: both networks take their step from one pass of the \
-                    discriminator, which has one block per resolution and attention at 16 px."
-                    .into(),
-            };
-            let of_form = match form {
-                Form::StyleGan1(_) | Form::Pggan(_) => "",
-                Form::StyleGan2(_) if grows => {
-                    " It grows (a block's toRGB fades in), and there is no path length regulariser and no style mixing."
-                }
-                Form::StyleGan2(_) => " There is no path length regulariser and no style mixing.",
-                Form::BigGan { .. } => {
-                    " class_accuracy: how often the judge sees the class that was asked for. *_truncated is at truncation 0.4, as the studies \
-                    use the network. Attention stands at half the resolution; batch norms take their statistics from 16 images."
-                }
-            };
-            format!("{common}{of_source}{of_critic}{of_form}")
-        }
-        Training::Encoder(recipe) => encoders::notes(recipe),
-        Training::Classifier(_) => {
-            "Classes are grouped: three equally likely bins of each factor and two of glasses, one softmax per group \
-            (src/zoo/classifier.rs). A quarter of the steps saw the pictures at 128 px."
-                .into()
-        }
-        Training::ObjectClassifier(_) => {
-            "Ten classes in the order of src/zoo/objects.rs. Every third step saw the pictures at 128 px, where relu5_3 is 8x8: give \
-            Grad-CAM cam_side = 128. cam_energy_in_mask is the share of the map's sum on the object, mask_area the object's share of the \
-            picture, centre_prior_in_mask what a fixed Gaussian in the middle would have, cam_energy_in_mask_random the mean over five networks \
-            of this shape with random weights (over their maps that are not 0 everywhere: cam_flat_maps_random is the share of those). \
-            cam.png: of each class the first held-out picture, its mask, and below each map over it the share on the object, with the class \
-            that the network found where it is another."
-                .into()
-        }
-        Training::Judge(_) => "Reads the 25 factors; its 128 hidden features are the space of fd-mini, which is not FID. No other network \
-            was trained with it."
-            .into(),
-        Training::ObjectJudge(_) => {
-            "Reads class and 13 factors of an object; its 128 hidden features are the space of the Fréchet distance on the cards, which \
-            is not FID. No other network was trained with it."
-                .into()
-        }
-        Training::Identity(_) => {
-            "Learned from pairs of pictures of the 4096 training persons; measured on the 1024 held-out persons, of whom it saw none. \
-            first_of_100: the share of pairs in which the second picture of a person is nearer to the first than 99 pictures of others."
-                .into()
-        }
-    }
 }
 
 /// Measures the shipped network again. Errors: kind `Regression` where a number on the card differs by more than 2 % (or 0.01).

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::adversarial::{self, Critic, Images, Losses, Objective, Where};
+use super::adversarial::{self, Critic, Losses, Objective, Where};
 use super::biggan_discriminator;
 use super::discriminator::{self, Dual};
 use super::gan::Network;
@@ -48,7 +48,7 @@ pub(super) enum Opponent {
     Growing { trained: discriminator::Discriminator, frozen: discriminator::Discriminator },
     /// Of BigGAN.
     Residual(biggan_discriminator::Discriminator),
-    /// Of any, on the features of a classifier.
+    /// Of any without classes, on the features of a classifier.
     Projected { projection: Box<Projection>, heads: Heads },
 }
 
@@ -56,7 +56,7 @@ impl Opponent {
     /// The opponent of a generator of this layout; it groups `group` consecutive images.
     pub fn new(layout: &Layout, group: usize, projection: Option<Projection>, p: &Params) -> candle_core::Result<Self> {
         if let Some(projection) = projection {
-            let heads = Heads::new(layout.resolution, layout.classes, p)?;
+            let heads = Heads::new(layout.resolution, p)?;
             return Ok(Opponent::Projected { projection: Box::new(projection), heads });
         }
         if layout.family == Family::BigGan {
@@ -113,14 +113,6 @@ impl Players {
         self.pool.blended(picks, 4 << stage.last, stage.blend, &self.device)
     }
 
-    /// The classes of the generated images and of the pictures `picks`, each as rows [n, classes].
-    fn rows(&self, of_fake: Option<&Tensor>, picks: &[usize], like: &Tensor) -> candle_core::Result<[Tensor; 2]> {
-        let layout = self.generator.layout();
-        let of_real: Vec<u32> = picks.iter().map(|&i| self.pool.label(i).class).collect();
-        let of_real = Tensor::from_vec(of_real, picks.len(), &self.device)?;
-        Ok([class_rows(layout, of_fake, like)?, class_rows(layout, Some(&of_real), like)?])
-    }
-
     /// Before every step: one power iteration of every spectral norm, whatever the number of shards.
     pub fn power_iteration(&self) -> candle_core::Result<()> {
         self.generator.power_iteration()?;
@@ -153,15 +145,15 @@ impl Players {
                 adversarial::round(&self.objective, &critic, &fake, &real, batch, penalised)?
             }
             Opponent::Residual(critic) => {
-                let [of_fake, of_real] = self.rows(classes.as_ref(), &picks, &fake)?;
-                let rows = Tensor::cat(&[of_fake, of_real], 0)?;
+                let of_real: Vec<u32> = picks.iter().map(|&i| self.pool.label(i).class).collect();
+                let of_real = Tensor::from_vec(of_real, ids.len(), &self.device)?;
+                let of_fake = class_rows(layout, classes.as_ref(), &fake)?;
+                let rows = Tensor::cat(&[of_fake, class_rows(layout, Some(&of_real), &real)?], 0)?;
                 let scores = |x: &Dual| x.linear(|x| critic.scores(x, &rows));
                 adversarial::round(&self.objective, &Critic { trained: &scores, frozen: &scores }, &fake, &real, batch, penalised)?
             }
             Opponent::Projected { projection, heads } => {
-                let rows = if layout.classes > 0 { Some(self.rows(classes.as_ref(), &picks, &fake)?) } else { None };
-                let scores = |maps: &[Tensor], images: Images| heads.scores(maps, rows.as_ref().map(|rows| &rows[images as usize]));
-                adversarial::projected_round(&|x| projection.maps(x), &scores, &fake, &real, batch)?
+                adversarial::projected_round(&|x| projection.maps(x), &|maps| heads.scores(maps), &fake, &real, batch)?
             }
         };
         Ok(Shard {
