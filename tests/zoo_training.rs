@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
+use mtv_bench::generators::biggan::{self, BigGan};
 use mtv_bench::generators::stylegan1::{Config, StyleGan1};
-use mtv_bench::generators::{Family, Generator, Stage, biggan};
+use mtv_bench::generators::{Family, Generator, Stage};
 use mtv_bench::params::Params;
 use mtv_bench::perceptual::Vgg16;
 use mtv_bench::perceptual::vgg16;
 use mtv_bench::random::Stream;
 use mtv_bench::stages::open;
-use mtv_bench::zoo::adversarial::{self, Critic, Objective};
-use mtv_bench::zoo::biggan_discriminator::Discriminator as BigGanDiscriminator;
+use mtv_bench::zoo::adversarial::{self, Critic, Images, Objective};
 use mtv_bench::zoo::checkpoint;
 use mtv_bench::zoo::discriminator::{self, Discriminator, Dual, Penalty};
 use mtv_bench::zoo::drawing::Split;
@@ -141,8 +141,7 @@ fn build_biggan(p: &Params) -> candle_core::Result<Box<gan::Network>> {
 
 /// At 16 px from the start, two shards of 16 images.
 fn biggan_recipe() -> Recipe {
-    let (stages, fade, gamma) = (vec![0, 128], 0, vec![]);
-    Recipe { batch: 32, lr: 1e-3, critic_lr: Some(2e-3), stages, fade, gamma, objective: Objective::Hinge, ..recipe() }
+    Recipe { batch: 32, lr: 1e-3, critic_lr: Some(2e-3), stages: vec![0, 128], fade: 0, ..projected_recipe() }
 }
 
 /// The images of the first stage are enlarged for the classifier.
@@ -278,7 +277,7 @@ fn one_pass_gives_the_gradients_of_the_published_losses() -> candle_core::Result
     Ok(())
 }
 
-/// Frozen maps and heads that learn, against the hinge loss whose slopes are taken by moving single weights.
+/// Frozen maps, heads that learn and three classes, against the hinge loss whose slopes are taken by moving single weights.
 #[test]
 fn a_projected_discriminator_gives_the_gradients_of_the_hinge_loss() -> candle_core::Result<()> {
     let images = |name: &str| Stream::new(2, name).normal((4, 3, 32, 32), &CPU)?.to_dtype(DType::F64);
@@ -289,18 +288,22 @@ fn a_projected_discriminator_gives_the_gradients_of_the_hinge_loss() -> candle_c
     let vgg = Vgg16::new(&config, &Params::frozen(fresh.snapshot()?, DType::F64, &CPU, "frozen"))?;
     let projection = Projection::new(vgg, &real)?;
     let p = Params::fresh(4, DType::F64, &CPU);
-    let heads = Heads::new(32, &p)?;
+    let heads = Heads::new(32, 3, &p)?;
     (0..20).try_for_each(|_| heads.power_iteration())?;
     let g = Var::from_tensor(&Tensor::new(&[0.9f64, -1.3, 0.4], &CPU)?.reshape((1, 3, 1, 1))?)?;
     let fake = || base.broadcast_mul(g.as_tensor());
-    let scores = |x: &Tensor| heads.scores(&projection.maps(x)?)?.flatten_all()?.to_vec1::<f64>();
+    // Other classes for the pictures than for the images of G.
+    let rows = |classes: [usize; 4]| Tensor::new(&classes.map(|c| [0, 1, 2].map(|k| f64::from(u8::from(c == k)))), &CPU);
+    let (of_fake, of_real) = (rows([0, 1, 2, 1])?, rows([2, 0, 0, 1])?);
+    let of = |images: Images| if images == Images::Generated { &of_fake } else { &of_real };
+    let heads_of = |maps: &[Tensor], images: Images| heads.scores(maps, Some(of(images)));
+    let scores = |x: &Tensor, images: Images| heads_of(&projection.maps(x)?, images)?.flatten_all()?.to_vec1::<f64>();
     let mean = |v: Vec<f64>, f: fn(f64) -> f64| v.iter().map(|s| f(*s)).sum::<f64>() / v.len() as f64;
-    let loss_of_d = || Ok(mean(scores(&fake()?)?, |s| (1.0 + s).max(0.0)) + mean(scores(&real)?, |s| (1.0 - s).max(0.0)));
-    let loss_of_g = || Ok(-mean(scores(&fake()?)?, |s| s));
-    let round = adversarial::projected_round(&|x| projection.maps(x), &|maps| heads.scores(maps), &fake()?, &real, 4)?;
-    assert!(
-        (round.losses.fake - mean(scores(&fake()?)?, |s| s)).abs() < 1e-9 && (round.losses.real - mean(scores(&real)?, |s| s)).abs() < 1e-9
-    );
+    let (on_fake, on_real) = (|| scores(&fake()?, Images::Generated), || scores(&real, Images::Real));
+    let loss_of_d = || Ok(mean(on_fake()?, |s| (1.0 + s).max(0.0)) + mean(on_real()?, |s| (1.0 - s).max(0.0)));
+    let loss_of_g = || Ok(-mean(on_fake()?, |s| s));
+    let round = adversarial::projected_round(&|x| projection.maps(x), &heads_of, &fake()?, &real, 4)?;
+    assert!((round.losses.fake - mean(on_fake()?, |s| s)).abs() < 1e-9 && (round.losses.real - mean(on_real()?, |s| s)).abs() < 1e-9);
     for param in p.vars().iter().filter(|p| !p.name.contains("weight_u") && !p.name.contains("weight_v")) {
         let place = param.var.as_tensor().elem_count() / 2;
         let found = round.critic.get(param.var.as_tensor()).expect("a gradient").flatten_all()?.to_vec1::<f64>()?[place];
@@ -357,20 +360,21 @@ fn the_hinge_loss_beyond_its_margins() -> candle_core::Result<()> {
 #[test]
 fn power_iterations_find_the_spectral_norms() -> candle_core::Result<()> {
     let p = Params::fresh(3, DType::F32, &CPU);
-    let d = BigGanDiscriminator::new(&[(4, 16), (8, 16), (16, 8)], 10, &p)?;
+    let config = biggan::Config { orthogonal: true, ..biggan::Config::of_channels(&[32, 32, 16, 16, 8], 8, 10)? };
+    let g = BigGan::new(&config, biggan::Truncation::NONE, &p)?;
     let worst = || -> candle_core::Result<f32> {
-        let off = d.sigmas()?.iter().map(|s| Ok((s.to_scalar::<f32>()? - 1.0).abs())).collect::<candle_core::Result<Vec<_>>>()?;
+        let off = g.sigmas()?.iter().map(|(_, s)| Ok((s.to_scalar::<f32>()? - 1.0).abs())).collect::<candle_core::Result<Vec<_>>>()?;
         Ok(off.into_iter().fold(0.0, f32::max))
     };
     // Fresh weights are orthogonal: all singular values are 1, and one iteration finds one of them.
     assert!(worst()? > 0.5);
-    d.power_iteration()?;
+    g.power_iteration()?;
     assert!(worst()? < 1e-4, "{}", worst()?);
     // A weight that was learned: its largest singular value, by the eigenvalues of W W^T.
-    let param = p.vars().into_iter().find(|p| p.name == "blocks.0.conv_1.weight_orig").expect("a weight");
+    let param = p.vars().into_iter().find(|p| p.name == "generator.layers.0.conv_1.weight_orig").expect("a weight");
     let noise = Stream::new(1, "noise").normal(param.var.shape(), &CPU)?;
     param.var.set(&(param.var.as_tensor() + noise)?)?;
-    (0..200).try_for_each(|_| d.power_iteration())?;
+    (0..200).try_for_each(|_| g.power_iteration())?;
     let w = param.var.as_tensor().flatten_from(1)?.to_dtype(DType::F64)?;
     let mut square = Symmetric::zeros(w.dim(0)?);
     w.t()?.contiguous()?.to_vec2::<f64>()?.iter().for_each(|column| square.add_outer(column, 1.0));
@@ -440,14 +444,14 @@ fn a_trained_pggan_opens_as_a_published_one() -> mtv_bench::Result<()> {
 }
 
 #[test]
-fn a_projected_discriminator_refuses_what_it_does_not_know() {
-    let refused = |recipe: Recipe, build: fn(&Params) -> candle_core::Result<Box<gan::Network>>| {
+fn a_recipe_whose_parts_do_not_fit_is_refused() {
+    let refused = |recipe: Recipe, build: fn(&Params) -> candle_core::Result<Box<gan::Network>>, why: &str| {
         let pool = objects_pool(&recipe);
         let error = Trainer::new(recipe, build, pool, &CPU).err().expect("refused");
-        assert!(error.message.contains("needs the hinge loss and a generator without classes"), "{}", error.message);
+        assert!(error.message.contains(why), "{}", error.message);
     };
-    refused(Recipe { objective: Objective::Logistic, ..projected_recipe() }, build);
-    refused(Recipe { projected_on: projected_recipe().projected_on, ..biggan_recipe() }, build_biggan);
+    refused(Recipe { objective: Objective::Logistic, ..projected_recipe() }, build, "needs the hinge loss");
+    refused(Recipe { projected_on: None, ..biggan_recipe() }, build_biggan, "a generator with classes needs");
 }
 
 #[test]

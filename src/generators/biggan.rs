@@ -307,8 +307,11 @@ impl BigGan {
         let Some(attention) = attention else { bail!("BigGAN: no attention layer") };
         let (first, last) = (cfg.layers[0].1 * cfg.channel_width, cfg.layers[cfg.layers.len() - 1].2 * cfg.channel_width);
         let gen_z = g.pp("gen_z");
+        let embedding = if cfg.orthogonal { Init::Orthogonal } else { Init::Normal(1.0) };
         Ok(BigGan {
-            embeddings: p.get("embeddings.weight", (cfg.class_embed_dim, cfg.num_classes), Init::Normal(1.0))?,
+            // Orthogonal, as published, an embedding has norm 1, a small voice beside z. With normal values it has the norm of z, and a
+            // mini training then drew each class in one place.
+            embeddings: p.get("embeddings.weight", (cfg.class_embed_dim, cfg.num_classes), embedding)?,
             gen_z: Spectral::new(&gen_z, &[16 * first, cfg.condition()], cfg.scheme())?,
             gen_z_bias: gen_z.get("bias", 16 * first, Init::Const(0.0))?,
             blocks,

@@ -205,14 +205,21 @@ pub fn round(
     Ok(Round { critic: critic_grads, generator: generator_grads, losses })
 }
 
+/// The images of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Images {
+    Generated,
+    Real,
+}
+
 /// As [`round`], of a D that is a frozen projection of an image to maps and heads that learn, with the hinge loss of every score of a
-/// head: `heads` turns the maps of n images into scores [n, any number].
+/// head: `heads` turns the maps of the generated or of the real images into scores [n, any number].
 ///
 /// Each player has a pass of the heads of its own: the images of a batch have many scores each, so the gradient of one loss is no multiple
 /// of the other's.
 pub fn projected_round(
     projection: &dyn Fn(&Tensor) -> Result<Vec<Tensor>>,
-    heads: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+    heads: &dyn Fn(&[Tensor], Images) -> Result<Tensor>,
     fake: &Tensor,
     real: &Tensor,
     batch: usize,
@@ -221,11 +228,11 @@ pub fn projected_round(
     let of_fake = projection(leaf.as_tensor())?;
     let cuts = of_fake.iter().map(|map| Var::from_tensor(&map.detach())).collect::<Result<Vec<_>>>()?;
     let constants = |maps: &[Tensor]| maps.iter().map(Tensor::detach).collect::<Vec<_>>();
-    let (on_fake, on_real) = (heads(&constants(&of_fake))?, heads(&projection(real)?)?);
+    let (on_fake, on_real) = (heads(&constants(&of_fake), Images::Generated)?, heads(&projection(real)?, Images::Real)?);
     let share = 1.0 / (batch * on_fake.dim(1)?) as f64;
     let beyond = |signed: &Tensor| (signed + 1.0)?.relu()?.sum_all();
     let critic = ops::backward(&((beyond(&on_fake)? + beyond(&on_real.neg()?)?)? * share)?)?;
-    let for_generator = heads(&cuts.iter().map(|cut| cut.as_tensor().clone()).collect::<Vec<_>>())?;
+    let for_generator = heads(&cuts.iter().map(|cut| cut.as_tensor().clone()).collect::<Vec<_>>(), Images::Generated)?;
     let to_maps = ops::backward(&(for_generator.sum_all()? * -share)?)?;
     let mut along = Tensor::zeros((), fake.dtype(), fake.device())?;
     for (map, cut) in of_fake.iter().zip(&cuts) {

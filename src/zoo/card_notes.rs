@@ -45,13 +45,10 @@ pub(super) fn of(network: &Network) -> String {
                     frozen features of {card} and the pixels, which needs far fewer images (src/zoo/projected_discriminator.rs). \
                     {judge}, which measures, had no part in it."
                 ),
-                (None, Form::StyleGan1(_)) => String::new(),
+                (None, Form::StyleGan1(_) | Form::BigGan { .. }) => String::new(),
                 (None, Form::StyleGan2(_)) => " Against the paper's StyleGANv2: its discriminator has no residual blocks.".into(),
                 (None, Form::Pggan(_)) => " Against the paper's PGGAN: both networks take their step from one pass of the discriminator, whose \
                     blocks pool before the second convolution."
-                    .into(),
-                (None, Form::BigGan { .. }) => " Against the paper's BigGAN-deep: both networks take their step from one pass of the \
-                    discriminator, which has one block per resolution and attention at 16 px."
                     .into(),
             };
             let of_form = match form {
@@ -62,7 +59,8 @@ pub(super) fn of(network: &Network) -> String {
                 Form::StyleGan2(_) => " There is no path length regulariser and no style mixing.",
                 Form::BigGan { .. } => {
                     " class_accuracy: how often the judge sees the class that was asked for. *_truncated is at truncation 0.4, as the studies \
-                    use the network. Attention stands at half the resolution; batch norms take their statistics from 16 images."
+                    use the network. The discriminator is told the class (Miyato and Koyama, ICLR 2018). Attention stands at half the resolution; batch \
+                    norms take their statistics from 16 images."
                 }
             };
             format!("{common}{of_source}{of_critic}{of_form}")

@@ -347,9 +347,14 @@ impl Trainer {
 
 /// What D sees instead of the images, where the recipe says so.
 fn projection(recipe: &Recipe, pool: &Pool, layout: &Layout, device: &Device) -> Result<Option<Projection>> {
-    let Some(card) = &recipe.projected_on else { return Ok(None) };
-    if recipe.objective != Objective::Hinge || layout.classes > 0 {
-        return Err(Error::usage(format!("D on the features of {card} needs the hinge loss and a generator without classes")));
+    let Some(card) = &recipe.projected_on else {
+        return match layout.classes {
+            0 => Ok(None),
+            _ => Err(Error::usage("a generator with classes needs D on the features of a classifier (projected_on)")),
+        };
+    };
+    if recipe.objective != Objective::Hinge {
+        return Err(Error::usage(format!("D on the features of {card} needs the hinge loss")));
     }
     let examples: Vec<usize> = (0..EXAMPLES.min(pool.len())).collect();
     Ok(Some(Projection::new(open::vgg16(card, device)?, &pool.images(&examples, layout.resolution, device)?)?))

@@ -1,7 +1,6 @@
 //! The procedural image sources and the training of the mini networks.
 
 pub mod adversarial;
-pub mod biggan_discriminator;
 mod card_notes;
 mod card_pictures;
 pub mod checkpoint;

@@ -87,6 +87,15 @@ pub fn all() -> Vec<Network> {
         objective: Objective::Logistic,
         projected_on: None,
     };
+    // At full size from the start.
+    let projected = |classifier: &str, images: u64| Recipe {
+        lr: 2e-3,
+        critic_lr: Some(1e-3),
+        fade: 0,
+        objective: Objective::Hinge,
+        projected_on: Some(classifier.into()),
+        ..adversarial(&[0, 0, 0, images], &[], 24_000)
+    };
     let faces = |recipe: Recipe, form: Form| Training::Generator { recipe, form, subject: Subject::Faces };
     let objects = |recipe: Recipe, form: Form| Training::Generator { recipe, form, subject: Subject::Objects };
     vec![
@@ -131,6 +140,11 @@ pub fn all() -> Vec<Network> {
             ),
         },
         Network {
+            name: "mini/stylegan2_faces",
+            title: "StyleGANv2 on procedural faces, 64 px",
+            training: faces(Recipe { pool: 40_000, ..projected("mini/vgg16", 200_000) }, Form::stylegan2(64, 128, 1024)),
+        },
+        Network {
             name: "mini/identity",
             title: "Identity network of the procedural faces, 64 px: embeddings that tell persons apart",
             training: Training::Identity(supervised::Recipe { seed: 21, images: 48_000, batch: 64, shards: 2, lr: 1.5e-3, pool: 30_000 }),
@@ -172,30 +186,13 @@ pub fn all() -> Vec<Network> {
         Network {
             name: "mini/stylegan2",
             title: "StyleGANv2 on procedural objects, 64 px",
-            training: objects(
-                Recipe {
-                    lr: 2e-3,
-                    critic_lr: Some(1e-3),
-                    fade: 0,
-                    objective: Objective::Hinge,
-                    projected_on: Some("mini/vgg16_objects".into()),
-                    ..adversarial(&[0, 0, 0, 200_000], &[], 24_000)
-                },
-                Form::stylegan2(64, 128, 1024),
-            ),
+            training: objects(projected("mini/vgg16_objects", 200_000), Form::stylegan2(64, 128, 1024)),
         },
         Network {
             name: "mini/biggan",
             title: "BigGAN-deep on procedural objects, 64 px, 10 classes",
             training: objects(
-                Recipe {
-                    batch: 32,
-                    lr: 4e-4,
-                    critic_lr: Some(8e-4),
-                    fade: 0,
-                    objective: Objective::Hinge,
-                    ..adversarial(&[0, 0, 0, 150_000], &[], 24_000)
-                },
+                Recipe { batch: 32, lr: 6e-4, ..projected("mini/vgg16_objects", 150_000) },
                 Form::BigGan { widths: vec![128, 128, 128, 128, 128, 128, 64, 64, 32], latent: 128, classes: objects::CLASSES.len() },
             ),
         },

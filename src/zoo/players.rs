@@ -2,9 +2,8 @@
 
 use candle_core::{Device, Tensor};
 
-use super::adversarial::{self, Critic, Losses, Objective, Where};
-use super::biggan_discriminator;
-use super::discriminator::{self, Dual};
+use super::adversarial::{self, Critic, Images, Losses, Objective, Where};
+use super::discriminator;
 use super::gan::Network;
 use super::pool::Pool;
 use super::projected_discriminator::{Heads, Projection};
@@ -46,9 +45,7 @@ impl Streams {
 pub(super) enum Opponent {
     /// Of the generators that grow; and the same network as constants.
     Growing { trained: discriminator::Discriminator, frozen: discriminator::Discriminator },
-    /// Of BigGAN.
-    Residual(biggan_discriminator::Discriminator),
-    /// Of any without classes, on the features of a classifier.
+    /// Of any, on the features of a classifier.
     Projected { projection: Box<Projection>, heads: Heads },
 }
 
@@ -56,11 +53,8 @@ impl Opponent {
     /// The opponent of a generator of this layout; it groups `group` consecutive images.
     pub fn new(layout: &Layout, group: usize, projection: Option<Projection>, p: &Params) -> candle_core::Result<Self> {
         if let Some(projection) = projection {
-            let heads = Heads::new(layout.resolution, p)?;
+            let heads = Heads::new(layout.resolution, layout.classes, p)?;
             return Ok(Opponent::Projected { projection: Box::new(projection), heads });
-        }
-        if layout.family == Family::BigGan {
-            return Ok(Opponent::Residual(biggan_discriminator::Discriminator::new(&layout.channels, layout.classes, p)?));
         }
         let config = discriminator::Config { channels: layout.channels.clone(), group };
         let trained = discriminator::Discriminator::new(&config, p)?;
@@ -70,7 +64,6 @@ impl Opponent {
     pub fn power_iteration(&self) -> candle_core::Result<()> {
         match self {
             Opponent::Growing { .. } => Ok(()),
-            Opponent::Residual(critic) => critic.power_iteration(),
             Opponent::Projected { heads, .. } => heads.power_iteration(),
         }
     }
@@ -113,6 +106,14 @@ impl Players {
         self.pool.blended(picks, 4 << stage.last, stage.blend, &self.device)
     }
 
+    /// The classes of the generated images and of the pictures `picks`, each as rows [n, classes].
+    fn rows(&self, of_fake: Option<&Tensor>, picks: &[usize], like: &Tensor) -> candle_core::Result<[Tensor; 2]> {
+        let layout = self.generator.layout();
+        let of_real: Vec<u32> = picks.iter().map(|&i| self.pool.label(i).class).collect();
+        let of_real = Tensor::from_vec(of_real, picks.len(), &self.device)?;
+        Ok([class_rows(layout, of_fake, like)?, class_rows(layout, Some(&of_real), like)?])
+    }
+
     /// Before every step: one power iteration of every spectral norm, whatever the number of shards.
     pub fn power_iteration(&self) -> candle_core::Result<()> {
         self.generator.power_iteration()?;
@@ -144,16 +145,10 @@ impl Players {
                 let critic = Critic { trained: &|x| trained.scores(x, stage), frozen: &|x| frozen.scores(x, stage) };
                 adversarial::round(&self.objective, &critic, &fake, &real, batch, penalised)?
             }
-            Opponent::Residual(critic) => {
-                let of_real: Vec<u32> = picks.iter().map(|&i| self.pool.label(i).class).collect();
-                let of_real = Tensor::from_vec(of_real, ids.len(), &self.device)?;
-                let of_fake = class_rows(layout, classes.as_ref(), &fake)?;
-                let rows = Tensor::cat(&[of_fake, class_rows(layout, Some(&of_real), &real)?], 0)?;
-                let scores = |x: &Dual| x.linear(|x| critic.scores(x, &rows));
-                adversarial::round(&self.objective, &Critic { trained: &scores, frozen: &scores }, &fake, &real, batch, penalised)?
-            }
             Opponent::Projected { projection, heads } => {
-                adversarial::projected_round(&|x| projection.maps(x), &|maps| heads.scores(maps), &fake, &real, batch)?
+                let rows = if layout.classes > 0 { Some(self.rows(classes.as_ref(), &picks, &fake)?) } else { None };
+                let scores = |maps: &[Tensor], images: Images| heads.scores(maps, rows.as_ref().map(|rows| &rows[images as usize]));
+                adversarial::projected_round(&|x| projection.maps(x), &scores, &fake, &real, batch)?
             }
         };
         Ok(Shard {

@@ -5,7 +5,7 @@
 //! D would otherwise have to find out, which is what a budget of a CPU is short of.
 //!
 //! Ours differs: the finest scale also has the pixels, because a narrow classifier sees little of their colours; no batch norm, no
-//! augmentation, no classes.
+//! augmentation; a class is projected onto the last map (Miyato and Koyama, ICLR 2018).
 
 use candle_core::{DType, Result, Tensor};
 
@@ -91,14 +91,14 @@ impl Projection {
     }
 }
 
-/// What scores one mixed map: 4x4 convolutions of stride 2 down to 4 px, then one of 3x3 with a score per place.
+/// What scores one mixed map: 4x4 convolutions of stride 2 down to 4 px, then one of 3x3 with a score per place, and one per class more.
 struct Head {
     down: Vec<Conv>,
     last: Conv,
 }
 
 impl Head {
-    fn new(p: &Params, scale: usize, side: usize) -> Result<Self> {
+    fn new(p: &Params, scale: usize, side: usize, classes: usize) -> Result<Self> {
         let mut down = Vec::new();
         let (mut from, mut side) = (MIXED[scale], side);
         while side > LAST {
@@ -106,16 +106,21 @@ impl Head {
             down.push(Conv::new(&p.pp("down").pp(down.len()), from, to, 4, SCHEME)?);
             (from, side) = (to, side / 2);
         }
-        Ok(Head { down, last: Conv::new(&p.pp("last"), from, 1, 3, SCHEME)? })
+        Ok(Head { down, last: Conv::new(&p.pp("last"), from, 1 + classes, 3, SCHEME)? })
     }
 
-    /// [n, places]: 16 places, of maps below 4 px as many as they have.
-    fn scores(&self, map: &Tensor) -> Result<Tensor> {
+    /// [n, 16]
+    fn scores(&self, map: &Tensor, classes: Option<&Tensor>) -> Result<Tensor> {
         let mut x = map.clone();
         for conv in &self.down {
             x = ops::conv2d_lrelu(&x, &conv.kernel.weight()?, Some(&conv.bias), 2, 1, SLOPE)?;
         }
-        self.last.forward(&x)?.flatten_from(1)
+        let scores = self.last.forward(&x)?.flatten_from(2)?;
+        let plain = scores.narrow(1, 0, 1)?.squeeze(1)?;
+        match classes {
+            None => Ok(plain),
+            Some(rows) => plain + scores.narrow(1, 1, rows.dim(1)?)?.broadcast_mul(&rows.unsqueeze(2)?)?.sum(1)?,
+        }
     }
 
     fn spectral(&self) -> impl Iterator<Item = &Spectral> {
@@ -127,15 +132,15 @@ impl Head {
 pub struct Heads(Vec<Head>);
 
 impl Heads {
-    /// For images of this resolution.
-    pub fn new(resolution: usize, p: &Params) -> Result<Self> {
-        let head = |scale: usize| Head::new(&p.pp("heads").pp(scale), scale, resolution >> scale);
+    /// For images of this resolution and so many classes (0: none).
+    pub fn new(resolution: usize, classes: usize, p: &Params) -> Result<Self> {
+        let head = |scale: usize| Head::new(&p.pp("heads").pp(scale), scale, resolution >> scale, classes);
         Ok(Heads((0..TAPS.len()).map(head).collect::<Result<_>>()?))
     }
 
-    /// The scores [n, places of every scale] of mixed maps.
-    pub fn scores(&self, maps: &[Tensor]) -> Result<Tensor> {
-        let scores: Vec<Tensor> = self.0.iter().zip(maps).map(|(head, map)| head.scores(map)).collect::<Result<_>>()?;
+    /// The scores [n, 16 per scale] of mixed maps, of images of the classes whose rows [n, classes] these are.
+    pub fn scores(&self, maps: &[Tensor], classes: Option<&Tensor>) -> Result<Tensor> {
+        let scores: Vec<Tensor> = self.0.iter().zip(maps).map(|(head, map)| head.scores(map, classes)).collect::<Result<_>>()?;
         Tensor::cat(&scores, 1)
     }
 
