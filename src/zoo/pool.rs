@@ -21,7 +21,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Draws `count` pictures on all threads: 12 kB and about a millisecond each.
+    /// Draws `count` pictures on all threads: 12 kB each, and half a millisecond of one thread.
     pub fn draw(source: &Source, split: Split, count: usize) -> Self {
         let mut rgb = vec![0; count * BYTES];
         let mut labels = vec![Label { class: 0, factors: Vec::new() }; count];
