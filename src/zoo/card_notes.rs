@@ -40,11 +40,15 @@ pub(super) fn of(network: &Network) -> String {
                 Source::Objects(_) => "; share_* how often the judge sees a class.".to_string(),
             };
             let of_critic = match (&recipe.projected_on, form) {
-                (Some(card), _) => format!(
-                    " Not the family's own discriminator and objective: the discriminator is a projected one (Sauer et al., NeurIPS 2021) on the \
-                    frozen features of {card} and the pixels, which needs far fewer images (src/zoo/projected_discriminator.rs). \
-                    {judge}, which measures, had no part in it."
-                ),
+                (Some(card), _) => {
+                    // The hinge loss is BigGAN's own.
+                    let and_objective = if matches!(form, Form::BigGan { .. }) { "" } else { " and objective" };
+                    format!(
+                        " Not the family's own discriminator{and_objective}: the discriminator is a projected one (Sauer et al., NeurIPS 2021) \
+                        on the frozen features of {card} and the pixels, which needs far fewer images (src/zoo/projected_discriminator.rs). \
+                        {judge}, which measures, had no part in it."
+                    )
+                }
                 (None, Form::StyleGan1(_) | Form::BigGan { .. }) => String::new(),
                 (None, Form::StyleGan2(_)) => " Against the paper's StyleGANv2: its discriminator has no residual blocks.".into(),
                 (None, Form::Pggan(_)) => " Against the paper's PGGAN: both networks take their step from one pass of the discriminator, whose \
