@@ -22,7 +22,7 @@ use mtv_bench::zoo::faces::Source;
 use mtv_bench::zoo::form::Form;
 use mtv_bench::zoo::gan::{self, Trainer};
 use mtv_bench::zoo::linear_algebra::Symmetric;
-use mtv_bench::zoo::objects::{self};
+use mtv_bench::zoo::objects;
 use mtv_bench::zoo::pool::Pool;
 use mtv_bench::zoo::projected_discriminator::{Heads, Projection};
 use mtv_bench::zoo::schedule::Recipe;

@@ -27,7 +27,7 @@ fn main() -> Result<(), rayon::ThreadPoolBuildError> {
             rates.sort_by(f64::total_cmp);
             let (least, median) = (rates[0], rates[ROUNDS / 2]);
             println!(
-                "{}, {threads} threads: {median:.0} pictures/s (median of {ROUNDS}, least {least:.0})",
+                "{}, threads {threads}: {median:.0} pictures/s (median of {ROUNDS}, least {least:.0})",
                 Source::of(subject, SEED).name()
             );
         }
