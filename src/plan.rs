@@ -470,7 +470,18 @@ fn training(resolved: &Resolved, subject: &Subject, arm: &ResolvedArm, seed: u64
         None => StageSpec::Train(Box::new(TrainSpec { networks, recipe: arm.recipe.clone(), steps, batch, decay, seed, curve })),
         Some(baseline) => {
             let sampling = arm.recipe.sampling.clone();
-            StageSpec::TrainBaseline(Box::new(BaselineSpec { networks, baseline, width: None, sampling, steps, batch, decay, seed, curve }))
+            StageSpec::TrainBaseline(Box::new(BaselineSpec {
+                networks,
+                baseline,
+                width: None,
+                pictures: None,
+                sampling,
+                steps,
+                batch,
+                decay,
+                seed,
+                curve,
+            }))
         }
     }
 }
@@ -489,7 +500,8 @@ fn method_of(arm: &ResolvedArm, seed: u64) -> Result<Method> {
     })
 }
 
-/// The side at which all methods are stored when matched: the smallest that a published network works at, None without one.
+/// The side at which all methods are stored when matched: the smallest that a network of its own works at, None where none is smaller than
+/// the study's generator.
 fn common_side(resolved: &Resolved) -> Result<Option<usize>> {
     if !resolved.protocols.contains(&Protocol::Matched) {
         return Ok(None);
@@ -503,7 +515,8 @@ fn common_side(resolved: &Resolved) -> Result<Option<usize>> {
             sides.extend(if shrinks { Some(psp::SIDE) } else { card.resolution });
         }
     }
-    Ok(sides.into_iter().min())
+    let own = Card::load(&resolved.networks.generator)?.resolution;
+    Ok(sides.into_iter().min().filter(|side| own.is_none_or(|own| *side < own)))
 }
 
 fn evaluation(resolved: &Resolved, subject: &Subject, method: Method, images: Option<usize>) -> Result<EvaluateSpec> {

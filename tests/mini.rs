@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use mtv_bench::images::Rgb8;
 use mtv_bench::inverters::baseline::Baseline;
 use mtv_bench::record::ImageInfo;
@@ -87,17 +87,29 @@ fn pictures_of_your_own_need_no_training() -> mtv_bench::Result<()> {
 /// The zoo trains by the stage of the studies; what it left is taken up, and not trained again.
 #[test]
 fn the_zoo_trains_an_encoder() -> mtv_bench::Result<()> {
-    let folder = tempfile::tempdir().expect("a temporary folder");
     let generator = "mini/stylegan1_tiny".to_string();
-    let recipe = Recipe { baseline: Baseline::Psp, generator, width: Some(8), seed: 3, images: 24, batch: 4, decay: 0.3 };
-    let train = |resume: bool| encoders::train(&recipe, folder.path(), resume, &CPU);
-    assert!(train(true).is_err_and(|e| e.message.contains("train without --resume")));
-    let (weights, seconds) = train(false)?;
-    assert_eq!(weights["styles.3.linear.weight"].dims()[1], 8);
-    let (again, same) = train(true)?;
-    assert_eq!(seconds, same);
-    for (name, tensor) in &weights {
-        assert_eq!(tensor.flatten_all()?.to_vec1::<f32>()?, again[name].flatten_all()?.to_vec1::<f32>()?, "{name}");
+    let own = Recipe { baseline: Baseline::Psp, generator, pictures: None, width: Some(8), seed: 3, images: 24, batch: 4, decay: 0.3 };
+    let native = Recipe { pictures: Some("mini/faces".into()), ..own.clone() };
+    let values = |t: &Tensor| t.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("f32");
+    let mut trained = Vec::new();
+    for recipe in [&own, &native] {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let train = |resume: bool| encoders::train(recipe, folder.path(), resume, &CPU);
+        assert!(train(true).is_err_and(|e| e.message.contains("train without --resume")));
+        let (weights, seconds) = train(false)?;
+        assert_eq!(weights["styles.3.linear.weight"].dims()[1], 8);
+        let (again, same) = train(true)?;
+        assert_eq!(seconds, same);
+        for (name, tensor) in &weights {
+            assert_eq!(values(tensor), values(&again[name]), "{name}");
+        }
+        trained.push(values(&weights["styles.3.linear.weight"]));
     }
+    // The same start and the same steps, on pictures instead of the generator's images.
+    assert!(trained[0].iter().zip(&trained[1]).any(|(a, b)| (a - b).abs() > 1e-6));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let refused = |recipe: Recipe| encoders::train(&recipe, folder.path(), false, &CPU).expect_err("refused").message;
+    assert!(refused(Recipe { baseline: Baseline::Alae, ..native.clone() }).contains("a picture has no w"));
+    assert!(refused(Recipe { pictures: Some("mini/judge".into()), ..native }).contains("mini/faces or mini/objects only"));
     Ok(())
 }

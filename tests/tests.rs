@@ -27,4 +27,5 @@ mod statistics;
 mod tables;
 mod weights;
 mod zoo;
+mod zoo_alae;
 mod zoo_training;

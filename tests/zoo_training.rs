@@ -127,6 +127,7 @@ fn recipe() -> Recipe {
         decay: 0.5,
         pool: 12,
         objective: Objective::Logistic,
+        start: None,
         projected_on: None,
     }
 }
@@ -170,11 +171,12 @@ fn weights(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn a_training_resumed_after_every_step_equals_an_unbroken_one() -> mtv_bench::Result<()> {
     type Build = fn(&Params) -> candle_core::Result<Box<gan::Network>>;
     type Draw = fn(&Recipe) -> Pool;
-    let cases: [(Build, Recipe, Draw); 4] = [
+    let cases: [(Build, Recipe, Draw); 5] = [
         (build, recipe(), pool),
         (build_pggan, pggan_recipe(), pool),
         (build_biggan, biggan_recipe(), objects_pool),
         (build, projected_recipe(), objects_pool),
+        (build, crate::zoo_alae::recipe(), pool),
     ];
     for (build, recipe, pool) in cases {
         let (whole, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
@@ -235,7 +237,7 @@ fn one_pass_gives_the_gradients_of_the_published_losses() -> candle_core::Result
             let norms = slope.flatten_from(1)?.sqr()?.sum(1)?.sqrt()?.to_vec1::<f64>()?;
             Ok(match objective {
                 // Every eighth step, with eight times the weight.
-                Objective::Logistic => {
+                Objective::Logistic | Objective::Alae => {
                     mean(of_fake.into_iter().map(softplus).collect())
                         + mean(of_real.into_iter().map(|s| softplus(-s)).collect())
                         + 8.0 * GAMMA / 2.0 * mean(norms.iter().map(|n| n * n).collect())
@@ -255,7 +257,7 @@ fn one_pass_gives_the_gradients_of_the_published_losses() -> candle_core::Result
         let loss_of_g = || -> candle_core::Result<f64> {
             let of_fake = scores(&fake(g.as_tensor())?)?;
             Ok(match objective {
-                Objective::Logistic => mean(of_fake.into_iter().map(|s| softplus(-s)).collect()),
+                Objective::Logistic | Objective::Alae => mean(of_fake.into_iter().map(|s| softplus(-s)).collect()),
                 Objective::WganGp { .. } | Objective::Hinge => -mean(of_fake),
             })
         };

@@ -39,7 +39,8 @@ pub struct Args {
     /// Pictures (PNG, JPEG, WebP), or folders or archives of them.
     #[arg(required = true, value_name = "PICTURE")]
     pictures: Vec<PathBuf>,
-    /// Which encoder: the name of an arm of the run or, without --run, one that ships (psp, indomain, alae). The arm with the best LPIPS if left out.
+    /// Which encoder: the name of an arm of the run or, without --run, one that ships (psp, indomain, alae, and each with a
+    /// generator of its own: psp_native, indomain_native, alae_native). The arm with the best LPIPS if left out.
     #[arg(long, short, value_name = "ARM", conflicts_with = "encoder")]
     method: Option<String>,
     /// The finished run that trained it, for example ablation_mtv.mini. The latest if left out.

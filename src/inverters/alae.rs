@@ -7,15 +7,18 @@ use candle_core::{Result, Tensor, bail};
 
 use super::Inverter;
 use crate::generators::stylegan1::{self, StyleGan1};
-use crate::generators::{Generator, Stage, Target, Tensors};
+use crate::generators::{Generator, Layout, Stage, Target, Tensors};
 use crate::ops;
 use crate::params::{Init, Params};
 
-const SLOPE: f64 = 0.2;
+pub(crate) const SLOPE: f64 = 0.2;
 /// Epsilon of E's instance norms; G's is 1e-8.
-const EPS: f64 = 1e-5;
+pub(crate) const EPS: f64 = 1e-5;
 /// Blocks whose input has this many pixels a side or more reduce it inside their second convolution.
 const FUSED_FROM: usize = 128;
+
+/// What the published files call E.
+pub const ENCODER: &str = "discriminator_s.";
 
 /// The shape of E. Block i takes min(max_width, first_width * 2^i) channels and the last one ends at 2x2.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// E beside a generator of this layout, as wide as it.
+    pub fn for_generator(layout: &Layout) -> Self {
+        let width = |channels: Option<&(usize, usize)>| channels.map_or(0, |&(_, width)| width);
+        let (widest, last) = (width(layout.channels.first()), width(layout.channels.last()));
+        let blocks = (layout.resolution.max(4).ilog2() - 1) as usize;
+        Config { blocks, first_width: last, max_width: widest, latent: layout.w_dim, channels: 3 }
+    }
+
     fn width(&self, i: usize) -> usize {
         self.first_width.checked_shl(i as u32).unwrap_or(self.max_width).min(self.max_width)
     }
@@ -38,18 +49,27 @@ impl Config {
     }
 }
 
-struct Linear {
-    weight: Tensor,
-    bias: Tensor,
+pub(crate) struct Linear {
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Tensor,
 }
 
 impl Linear {
     fn new(p: &Params, inputs: usize, outputs: usize) -> Result<Self> {
+        Self::slower(p, inputs, outputs, 1.0)
+    }
+
+    /// With steps of this share.
+    fn slower(p: &Params, inputs: usize, outputs: usize, lr: f64) -> Result<Self> {
         let std = (2.0 / inputs as f64).sqrt();
         Ok(Linear {
-            weight: p.get_coef("weight", (outputs, inputs), Init::Normal(std), std)?,
-            bias: p.get("bias", outputs, Init::Const(0.0))?,
+            weight: p.get_coef("weight", (outputs, inputs), Init::Normal(std), std * lr)?,
+            bias: p.get_coef("bias", outputs, Init::Const(0.0), lr)?,
         })
+    }
+
+    fn detached(&self) -> Self {
+        Linear { weight: self.weight.detach(), bias: self.bias.detach() }
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -57,14 +77,14 @@ impl Linear {
     }
 }
 
-struct Block {
-    conv_1: Tensor,
-    bias_1: Tensor,
-    style_1: Linear,
-    conv_2: Tensor,
-    bias_2: Tensor,
-    style_2: Linear,
-    fused: bool,
+pub(crate) struct Block {
+    pub(crate) conv_1: Tensor,
+    pub(crate) bias_1: Tensor,
+    pub(crate) style_1: Linear,
+    pub(crate) conv_2: Tensor,
+    pub(crate) bias_2: Tensor,
+    pub(crate) style_2: Linear,
+    pub(crate) fused: bool,
 }
 
 /// What one block adds to w, and the map that it hands on.
@@ -89,6 +109,18 @@ impl Block {
             style_2: Linear::new(&p.pp("style_2"), 2 * outputs, cfg.latent)?,
             fused: cfg.resolution() >> i >= FUSED_FROM,
         })
+    }
+
+    fn detached(&self) -> Self {
+        Block {
+            conv_1: self.conv_1.detach(),
+            bias_1: self.bias_1.detach(),
+            style_1: self.style_1.detached(),
+            conv_2: self.conv_2.detach(),
+            bias_2: self.bias_2.detach(),
+            style_2: self.style_2.detached(),
+            fused: self.fused,
+        }
     }
 
     fn forward(&self, x: &Tensor) -> Result<Step> {
@@ -136,6 +168,24 @@ impl Encoder {
         &self.config
     }
 
+    pub(crate) fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// The entry of images at this level, 0 being the full resolution.
+    pub(crate) fn rgb(&self, level: usize) -> &Linear {
+        &self.from_rgb[level]
+    }
+
+    /// The same network, sharing its weights, as constants.
+    pub(crate) fn detached(&self) -> Self {
+        Encoder {
+            config: self.config.clone(),
+            from_rgb: self.from_rgb.iter().map(Linear::detached).collect(),
+            blocks: self.blocks.iter().map(Block::detached).collect(),
+        }
+    }
+
     /// The reference applies the leaky ReLU twice, which makes one of slope 0.04.
     fn enter(&self, x: &Tensor, i: usize) -> Result<Tensor> {
         let rgb = &self.from_rgb[i];
@@ -171,7 +221,25 @@ pub struct Discriminator {
     layers: Vec<Linear>,
 }
 
+/// Learning rate of F and D relative to that of E and G.
+const SLOWER: f64 = 0.1;
+
 impl Discriminator {
+    /// As published: two layers as wide as w, then one of twice its width.
+    pub fn new(latent: usize, p: &Params) -> Result<Self> {
+        let layer = |(i, outputs)| Linear::slower(&p.pp(format!("map_blocks.{i}")), latent, outputs, SLOWER);
+        Ok(Discriminator { layers: [latent, latent, 2 * latent].into_iter().enumerate().map(layer).collect::<Result<_>>()? })
+    }
+
+    pub(crate) fn layers(&self) -> &[Linear] {
+        &self.layers
+    }
+
+    /// The same network, sharing its weights, as constants.
+    pub(crate) fn detached(&self) -> Self {
+        Discriminator { layers: self.layers.iter().map(Linear::detached).collect() }
+    }
+
     /// w [n, latent] to logits [n].
     pub fn forward(&self, w: &Tensor) -> Result<Tensor> {
         let mut x = w.clone();
@@ -189,13 +257,30 @@ pub struct Alae {
     pub discriminator: Discriminator,
 }
 
+/// The tensors of a checkpoint in the names of the published ones, from those of G with F and the mean w ([`StyleGan1::new`]), and of E
+/// ("encoder.") and D ("head.").
+pub fn published(generator: Tensors, critic: Tensors) -> Tensors {
+    let of_generator = |name: &str| -> String {
+        if let Some((i, rest)) = name.strip_prefix("Gm.block_").and_then(|rest| rest.split_once('.')) {
+            return format!("mapping_fl_s.map_blocks.{}.{rest}", i.parse::<usize>().map_or(0, |i| i.saturating_sub(1)));
+        }
+        name.strip_prefix("Gs.").map_or("dlatent_avg.buff".into(), |rest| format!("generator_s.{rest}"))
+    };
+    let of_critic = |name: &str| match name.strip_prefix("encoder.") {
+        Some(rest) => format!("{ENCODER}{rest}"),
+        None => format!("mapping_tl_s.{}", name.trim_start_matches("head.")),
+    };
+    let generator = generator.into_iter().map(|(name, t)| (of_generator(&name), t));
+    generator.chain(critic.into_iter().map(|(name, t)| (of_critic(&name), t))).collect()
+}
+
 /// The smoothed networks of a published checkpoint (`models.discriminator_s.*` and so on; without `models.` too). The others in it
 /// are left out.
 pub fn open(tensors: Tensors, target: &Target) -> crate::Result<Alae> {
     let (mut e, mut d, mut g) = (Tensors::new(), Tensors::new(), Tensors::new());
     for (name, tensor) in tensors {
         let name = name.strip_prefix("models.").unwrap_or(&name);
-        if let Some(rest) = name.strip_prefix("discriminator_s.") {
+        if let Some(rest) = name.strip_prefix(ENCODER) {
             e.insert(rest.into(), tensor);
         } else if let Some(rest) = name.strip_prefix("mapping_tl_s.") {
             d.insert(rest.into(), tensor);

@@ -67,7 +67,7 @@ impl Encoder {
             bail!("{} needs a generator with rows of w", baseline.title())
         }
         let (r, rows, w_dim) = (layout.resolution, layout.rows, layout.w_dim);
-        let (widest, last) = (layout.channels[0].1, layout.channels[layout.channels.len() - 1].1);
+        let last = layout.channels[layout.channels.len() - 1].1;
         let mean = || match centre {
             Some(c) => c.reshape((1, (), w_dim))?.broadcast_as((1, rows, w_dim))?.contiguous(),
             None => bail!("{} starts from the mean w, which this generator's files lack", baseline.title()),
@@ -75,11 +75,7 @@ impl Encoder {
         let first_width = last.max(16);
         let bounded = |own: usize| width.map_or(own, |width| own.min(width));
         Ok(match baseline {
-            Baseline::Alae => {
-                let blocks = r.ilog2() as usize - 1;
-                let config = alae::Config { blocks, first_width: last, max_width: widest, latent: w_dim, channels: 3 };
-                Encoder::Alae { encoder: alae::Encoder::new(&config, p)?, rows }
-            }
+            Baseline::Alae => Encoder::Alae { encoder: alae::Encoder::new(&alae::Config::for_generator(layout), p)?, rows },
             Baseline::Psp => {
                 let widths = [first_width, 2 * first_width, 4 * first_width, w_dim];
                 let config = psp::Config { widths, blocks: [1, 1, 2, 1], inner: bounded(w_dim), rows, side: r };

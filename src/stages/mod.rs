@@ -155,6 +155,9 @@ pub struct BaselineSpec {
     /// A bound on the widths of the layers that hold most of the parameters; None as wide as the generator suggests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub width: Option<usize>,
+    /// Training pictures of a procedural source, by its card, in place of the generator's images: as the methods are published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<String>,
     /// How the training images are drawn: as those of the paper's encoders.
     pub sampling: SamplingTable,
     pub steps: u64,

@@ -7,6 +7,8 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::generators::{self, Family, Generator, Target, biggan, pggan, stylegan1, stylegan2};
 use crate::images::{Filter, Pictures, Rgb8, Shape, fit};
+use crate::inverters::alae;
+use crate::inverters::baseline::Baseline;
 use crate::params::Params;
 use crate::perceptual::lpips::Lpips;
 use crate::perceptual::vgg16::{self, Vgg16};
@@ -35,6 +37,7 @@ pub fn generator(name: &str, device: &Device) -> Result<Box<dyn Generator>> {
     let target = Target::new(DType::F32, device, &format!("baselines/{name}"));
     match &card.source {
         Source::Seeded(source) => seeded(&card, source.seed, &target),
+        _ if card.network.as_ref().is_some_and(|n| n.family == Baseline::Alae.family()) => Ok(Box::new(alae::open(tensors(&card)?, &target)?.generator)),
         _ => generators::open(tensors(&card)?, &target),
     }
 }

@@ -92,7 +92,7 @@ pub struct Reconstructor<'a> {
     generator: &'a dyn Generator,
     device: Device,
     kind: Kind<'a>,
-    /// Whether the method decodes with a generator that is not the study's: nothing is known of its noise.
+    /// Whether the method decodes with a generator that is not the study's, whose noise means nothing to it.
     own_decoder: bool,
     /// The trained encoder, from which OE starts for every image.
     trained: BTreeMap<String, Tensor>,
@@ -130,12 +130,13 @@ impl<'a> Reconstructor<'a> {
                 Kind::Mtv(Inversion::trained(generator, method, out.trained.clone(), device)?)
             }
             Method::Baseline(method) if !method.published.is_empty() => match shipped(method)? {
-                Some(card) => {
-                    if let Some(decoder) = method.published.get("decoder").filter(|d| **d != spec.networks.generator) {
-                        return Err(Error::usage(format!("{}: its decoder is {}, not {decoder}", card.name, spec.networks.generator)));
-                    }
-                    let encoder = encoders::open_shipped(&card, (&spec.networks.generator, generator), device)?;
+                Some((card, decoder)) if decoder == spec.networks.generator => {
+                    let encoder = encoders::open_shipped(&card, (&decoder, generator), device)?;
                     Kind::Baseline(Box::new(SameGenerator { encoder, generator }))
+                }
+                Some((card, _)) => {
+                    out.own_decoder = true;
+                    Kind::Baseline(Box::new(encoders::open_native(&card, device)?))
                 }
                 None => {
                     out.own_decoder = true;
@@ -186,10 +187,7 @@ impl<'a> Reconstructor<'a> {
         }
         let ids = infos.iter().map(|i| sample::number(&i.id)).collect::<Result<Vec<_>>>()?;
         let x = Rgb8::to_batch(inputs, &self.device)?;
-        let noise = match self.own_decoder {
-            true => Vec::new(),
-            false => sample::evaluation_noise(self.generator, &first.set, self.spec.seed, &ids, &self.device)?,
-        };
+        let noise = self.noise(&first.set, &ids)?;
         let with = Synthesis { noise: (!noise.is_empty()).then_some(&noise[..]), ..Default::default() };
         let mut film = Film::new(look, self.spec.method.refine().map_or(0, Refinement::steps));
         match (self.spec.method.refine(), &self.kind) {
@@ -201,15 +199,27 @@ impl<'a> Reconstructor<'a> {
         film.end()
     }
 
+    /// The noise that the method decodes with: fixed by set and image number, unless it has a decoder of its own whose files store some.
+    fn noise(&self, set: &str, ids: &[u64]) -> Result<Vec<Tensor>> {
+        let decoder = match &self.kind {
+            Kind::Baseline(inverter) if self.own_decoder => inverter.decoder(),
+            _ => self.generator,
+        };
+        match decoder.stored_noise() {
+            stored @ [_, ..] if self.own_decoder => Ok(stored.to_vec()),
+            _ => sample::evaluation_noise(decoder, set, self.spec.seed, ids, &self.device),
+        }
+    }
+
     /// Without optimisation.
     fn plain(&self, infos: &[&ImageInfo], inputs: &[Rgb8]) -> Result<Vec<Rgb8>> {
         match &self.kind {
             Kind::Mtv(inversion) => inversion.reconstruct_images(infos, inputs, self.spec.seed),
-            Kind::Baseline(inverter) if self.own_decoder => {
-                let latents = inverter.invert(&Rgb8::to_batch(inputs, &self.device)?)?;
-                Rgb8::from_batch(&inverter.render(&latents, &Synthesis::default())?)
+            Kind::Baseline(inverter) => {
+                let Some(first) = infos.first() else { return Ok(Vec::new()) };
+                let ids = infos.iter().map(|i| sample::number(&i.id)).collect::<Result<Vec<_>>>()?;
+                shown(inverter.as_ref(), inputs, &self.noise(&first.set, &ids)?, &self.device)
             }
-            Kind::Baseline(inverter) => feed_forward(inverter.as_ref(), infos, inputs, self.spec.seed, &self.device),
             Kind::MeanImage(mean) => Ok(vec![mean.clone(); infos.len()]),
             Kind::MeanLatent => self.mean_latent(infos),
             Kind::External(method) => method.reconstruct(infos, inputs),
@@ -336,17 +346,25 @@ impl<'a> Reconstructor<'a> {
 pub fn feed_forward(inverter: &dyn Inverter, infos: &[&ImageInfo], inputs: &[Rgb8], seed: u64, device: &Device) -> Result<Vec<Rgb8>> {
     let Some(first) = infos.first() else { return Ok(Vec::new()) };
     let ids = infos.iter().map(|i| sample::number(&i.id)).collect::<Result<Vec<_>>>()?;
+    shown(inverter, inputs, &sample::evaluation_noise(inverter.decoder(), &first.set, seed, &ids, device)?, device)
+}
+
+/// What an inverter shows for these images, decoded with this noise.
+fn shown(inverter: &dyn Inverter, inputs: &[Rgb8], noise: &[Tensor], device: &Device) -> Result<Vec<Rgb8>> {
     let latents = inverter.invert(&Rgb8::to_batch(inputs, device)?)?;
-    let noise = sample::evaluation_noise(inverter.decoder(), &first.set, seed, &ids, device)?;
-    let noise = (!noise.is_empty()).then_some(&noise[..]);
+    let noise = (!noise.is_empty()).then_some(noise);
     Rgb8::from_batch(&inverter.render(&latents, &Synthesis { noise, ..Default::default() })?)
 }
 
-/// The card of an encoder that ships with the mini networks, if that is what the method names.
-fn shipped(method: &BaselineMethod) -> Result<Option<Card>> {
+/// The card of an encoder that ships with the mini networks, if that is what the method names, and that of its generator.
+fn shipped(method: &BaselineMethod) -> Result<Option<(Card, String)>> {
     let Some(name) = method.published.get("weights") else { return Ok(None) };
     let card = Card::load(name)?;
-    Ok(encoders::shape(&card).is_some().then_some(card))
+    let Some(own) = encoders::shape(&card).map(|shape| shape.generator.to_string()) else { return Ok(None) };
+    match method.published.get("decoder").filter(|decoder| **decoder != own) {
+        Some(decoder) => Err(Error::usage(format!("{name}: its decoder is {own}, not {decoder}"))),
+        None => Ok(Some((card, own))),
+    }
 }
 
 /// The published networks of a baseline, each with its own decoder.

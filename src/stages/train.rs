@@ -135,7 +135,7 @@ pub struct Streams {
     mixed_z: Stream,
     mixing: Stream,
     noise_x: Stream,
-    noise_x_prime: Stream,
+    pub(super) noise_x_prime: Stream,
     noise_e1: Stream,
     noise_e2: Stream,
 }

@@ -17,7 +17,7 @@ use candle_core::{DType, Device, Tensor};
 use super::reconstruct::{self, TORCHVISION_FEATURES};
 use super::train::{Curve, Images, Saved, Streams, batch_items, check_finite, decay};
 use super::{BaselineSpec, StageContext, open};
-use crate::generators::{Generator, Stage, Synthesis};
+use crate::generators::{Generator, Stage, Synthesis, draw_noise};
 use crate::inverters::baseline::{Baseline, Encoder, SameGenerator};
 use crate::objective::{Group, Losses, Term};
 use crate::ops;
@@ -27,6 +27,8 @@ use crate::perceptual::lpips::Lpips;
 use crate::perceptual::vgg16::{Vgg16, scale_input};
 use crate::zoo::checkpoint::{part, prefixed};
 use crate::zoo::discriminator::{Config, Discriminator, Dual, Penalty};
+use crate::zoo::drawing::Split;
+use crate::zoo::source::{self, Source};
 use crate::{Error, Result};
 
 /// Weight of pSp's LPIPS.
@@ -106,20 +108,20 @@ impl Judges {
         &self,
         encoder: &Encoder,
         generator: &dyn Generator,
-        images: &Images,
+        batch: &Batch,
         critic: Option<&Critic>,
     ) -> Result<(Losses, Option<Tensor>)> {
         let mut losses = Losses::default();
         let mut push = |name: &str, weight: f64, value: Tensor| {
             losses.terms.push(Term { group: Group::Image, name: format!("x/{name}"), weight, value });
         };
-        let x = &images.x;
+        let x = &batch.x;
         let w = encoder.forward(x)?;
-        if matches!(encoder, Encoder::Alae { .. }) {
-            push("reciprocity", 1.0, ops::mse(&w, &images.latent)?);
+        if let (Encoder::Alae { .. }, Some(made_from)) = (encoder, &batch.made_from) {
+            push("reciprocity", 1.0, ops::mse(&w, made_from)?);
             return Ok((losses, None));
         }
-        let noise = (!images.noise_g2.is_empty()).then_some(&images.noise_g2[..]);
+        let noise = (!batch.noise.is_empty()).then_some(&batch.noise[..]);
         let x_prime = generator.synthesize(&w, &Synthesis { noise, ..Default::default() })?;
         push("pixels", 1.0, ops::mse(&x_prime, x)?);
         match (&self.vgg, &self.lpips) {
@@ -140,6 +142,42 @@ impl Judges {
     }
 }
 
+/// What one step sees.
+struct Batch {
+    x: Tensor,
+    /// The w+ of images that the generator made.
+    made_from: Option<Tensor>,
+    /// With which x' is decoded.
+    noise: Vec<Tensor>,
+}
+
+/// The pictures that stand in for the generator's images, where the training is on pictures.
+fn pictures(spec: &BaselineSpec) -> Result<Option<Source>> {
+    let Some(name) = &spec.pictures else { return Ok(None) };
+    if spec.baseline == Baseline::Alae {
+        return Err(Error::usage("latent reciprocity is learned on the generator's own images: a picture has no w"));
+    }
+    let source = Source::named(name, source::SEED);
+    source.map(Some).ok_or_else(|| Error::usage(format!("{name}: encoders learn from the pictures of mini/faces or mini/objects only")))
+}
+
+fn draw(
+    spec: &BaselineSpec,
+    streams: &Streams,
+    source: Option<&Source>,
+    generator: &dyn Generator,
+    items: &[u64],
+    device: &Device,
+) -> Result<Batch> {
+    let Some(source) = source else {
+        let Images { x, latent, noise_g2, .. } = streams.images(generator, &spec.sampling, None, items, device)?;
+        return Ok(Batch { x, made_from: Some(latent), noise: noise_g2 });
+    };
+    let layout = generator.layout();
+    let noise = draw_noise(&layout.noise, &streams.noise_x_prime, items, device)?;
+    Ok(Batch { x: source.batch(Split::Train, items, layout.resolution, device)?, made_from: None, noise })
+}
+
 fn rule(baseline: Baseline) -> (Rule, f64) {
     match baseline {
         Baseline::Alae => (Rule::RELEASED, LREQ_RATE),
@@ -153,6 +191,7 @@ pub fn run(spec: &BaselineSpec, context: &mut StageContext) -> Result<()> {
     let generator = open::generator(&spec.networks.generator, device)?;
     let generator = generator.as_ref();
     let layout = generator.layout();
+    let source = pictures(spec)?;
     let mut checkpoint = context.checkpoint();
     let saved = checkpoint.load(device)?;
     let restored = |prefix: &str, seed: u64| match &saved {
@@ -185,8 +224,8 @@ pub fn run(spec: &BaselineSpec, context: &mut StageContext) -> Result<()> {
     for at in first..spec.steps {
         point(&mut curve, at, spec, generator, &params)?;
         let items = batch_items(&spec.sampling, at, spec.batch);
-        let images = streams.images(generator, &spec.sampling, None, &items, device)?;
-        let (losses, x_prime) = judges.losses(&encoder, generator, &images, critic.as_ref())?;
+        let batch = draw(spec, &streams, source.as_ref(), generator, &items, device)?;
+        let (losses, x_prime) = judges.losses(&encoder, generator, &batch, critic.as_ref())?;
         let values = losses.checked(at)?;
         bar.advance(1, &values.iter().map(|(name, v)| format!("{} {v:.3}", &name[2..])).collect::<Vec<_>>().join(" "));
         let rate = decay(spec.decay, at, spec.steps);
@@ -194,7 +233,7 @@ pub fn run(spec: &BaselineSpec, context: &mut StageContext) -> Result<()> {
             optimizer.step(&ops::backward(&total)?, lr * rate)?;
         }
         if let (Some(critic), Some(x_prime)) = (&mut critic, &x_prime) {
-            critic.step(&images.x, x_prime, ADAM_RATE * rate)?;
+            critic.step(&batch.x, x_prime, ADAM_RATE * rate)?;
         }
         if checkpoint.due() {
             check_finite(&optimizer, at)?;

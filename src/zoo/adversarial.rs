@@ -29,6 +29,9 @@ pub enum Objective {
     /// PGGAN's: the Wasserstein loss with a gradient penalty between real and generated images in every step (Gulrajani et al.,
     /// NeurIPS 2017, target 1) and `drift * mean D(real)^2` (Karras et al., ICLR 2018).
     WganGp { lambda: f64, drift: f64 },
+    /// ALAE's: the logistic loss and lazy R1 of D(E(x)), and in every step a second update of E, G and F by latent reciprocity,
+    /// `mean (E(G(w)) - w)^2` (Pidhorskyi et al., CVPR 2020).
+    Alae,
     /// BigGAN's: D's hinge loss, `mean max(0, 1 - D(real)) + mean max(0, 1 + D(fake))`, and `-mean D(fake)` for G, without a penalty (Lim
     /// and Ye, 2017; Brock et al., ICLR 2019).
     Hinge,
@@ -55,6 +58,7 @@ impl Objective {
     pub fn title(&self) -> String {
         match self {
             Objective::Logistic => format!("the non-saturating loss and R1 every {R1_EVERY} steps"),
+            Objective::Alae => format!("the non-saturating loss and R1 every {R1_EVERY} steps of D(E(x)), and latent reciprocity"),
             Objective::WganGp { lambda, drift } => {
                 format!("the Wasserstein loss, a gradient penalty of {lambda} in every step and a drift of {drift}")
             }
@@ -65,7 +69,7 @@ impl Objective {
     /// What [`Losses::penalty`] is, where there is one.
     pub fn penalised(&self) -> Option<&'static str> {
         match self {
-            Objective::Logistic => Some("|grad D|^2"),
+            Objective::Logistic | Objective::Alae => Some("|grad D|^2"),
             Objective::WganGp { .. } => Some("(|grad D| - 1)^2"),
             Objective::Hinge => None,
         }
@@ -75,6 +79,7 @@ impl Objective {
     pub fn rule(&self) -> Rule {
         match self {
             Objective::Logistic | Objective::WganGp { .. } => Rule::PAPER,
+            Objective::Alae => Rule::RELEASED,
             Objective::Hinge => Rule::Adam { beta1: 0.0, beta2: 0.999, eps: 1e-8, equalized: true },
         }
     }
@@ -82,7 +87,7 @@ impl Objective {
     /// Where the gradient of D is penalised in step `step`, if anywhere.
     pub fn penalty_in(&self, step: u64) -> Option<Where> {
         match self {
-            Objective::Logistic => step.is_multiple_of(R1_EVERY).then_some(Where::Real),
+            Objective::Logistic | Objective::Alae => step.is_multiple_of(R1_EVERY).then_some(Where::Real),
             Objective::WganGp { .. } => Some(Where::Between),
             Objective::Hinge => None,
         }
@@ -91,7 +96,7 @@ impl Objective {
     /// The penalty of a shard that is this share of the batch, and what its value is to be multiplied by to be reported.
     fn penalty(&self, gamma: f64, share: f64) -> Option<(Penalty, f64)> {
         match *self {
-            Objective::Logistic => {
+            Objective::Logistic | Objective::Alae => {
                 let gamma = gamma * R1_EVERY as f64 * share;
                 Some((Penalty::R1 { gamma }, 2.0 / gamma * share))
             }
@@ -104,7 +109,7 @@ impl Objective {
     /// a batch of one.
     fn at_fake(&self, score: f64) -> f64 {
         match self {
-            Objective::Logistic => sigmoid(score).max(FLOOR),
+            Objective::Logistic | Objective::Alae => sigmoid(score).max(FLOOR),
             Objective::WganGp { .. } => 1.0,
             Objective::Hinge => f64::from(score > -1.0).max(FLOOR),
         }
@@ -112,7 +117,7 @@ impl Objective {
 
     fn at_real(&self, score: f64) -> f64 {
         match self {
-            Objective::Logistic => -sigmoid(-score),
+            Objective::Logistic | Objective::Alae => -sigmoid(-score),
             Objective::WganGp { drift, .. } => 2.0 * drift * score - 1.0,
             Objective::Hinge => -f64::from(score < 1.0),
         }
@@ -120,7 +125,7 @@ impl Objective {
 
     fn of_generator(&self, score: f64) -> f64 {
         match self {
-            Objective::Logistic => -sigmoid(-score),
+            Objective::Logistic | Objective::Alae => -sigmoid(-score),
             Objective::WganGp { .. } | Objective::Hinge => -1.0,
         }
     }
@@ -133,17 +138,25 @@ pub struct Losses {
     pub fake: f64,
     /// What [`Objective::penalised`] says, on average, in the steps that have a penalty.
     pub penalty: Option<f64>,
+    /// Latent reciprocity, where it is trained.
+    pub reciprocity: Option<f64>,
 }
 
 impl Losses {
     /// With the share of another shard of the same batch.
     pub fn plus(self, other: Losses) -> Losses {
-        let penalty = self.penalty.zip(other.penalty).map(|(a, b)| a + b).or(self.penalty).or(other.penalty);
-        Losses { real: self.real + other.real, fake: self.fake + other.fake, penalty }
+        let sum = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a + b).or(a).or(b);
+        Losses {
+            real: self.real + other.real,
+            fake: self.fake + other.fake,
+            penalty: sum(self.penalty, other.penalty),
+            reciprocity: sum(self.reciprocity, other.reciprocity),
+        }
     }
 
     pub fn are_finite(&self) -> bool {
-        self.real.is_finite() && self.fake.is_finite() && self.penalty.unwrap_or(0.0).is_finite()
+        let more = [self.penalty, self.reciprocity];
+        self.real.is_finite() && self.fake.is_finite() && more.iter().flatten().all(|v| v.is_finite())
     }
 }
 
@@ -201,7 +214,7 @@ pub fn round(
     let image_grad = image_grad.detach().broadcast_mul(&column(scale, &[n, 1, 1, 1])?)?;
     let generator_grads = ops::backward(&(fake * image_grad)?.sum_all()?)?;
     let mean = |scores: &[f64]| scores.iter().sum::<f64>() / count;
-    let losses = Losses { real: mean(of_real), fake: mean(of_fake), penalty };
+    let losses = Losses { real: mean(of_real), fake: mean(of_fake), penalty, reciprocity: None };
     Ok(Round { critic: critic_grads, generator: generator_grads, losses })
 }
 
@@ -243,7 +256,7 @@ pub fn projected_round(
     let Some(image_grad) = to_image.get(leaf.as_tensor()) else { bail!("the maps do not depend on the images") };
     let generator = ops::backward(&(fake * image_grad.detach())?.sum_all()?)?;
     let mean = |scores: &Tensor| Ok::<_, candle_core::Error>(scores.detach().sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()? * share);
-    let losses = Losses { real: mean(&on_real)?, fake: mean(&on_fake)?, penalty: None };
+    let losses = Losses { real: mean(&on_real)?, fake: mean(&on_fake)?, ..Default::default() };
     Ok(Round { critic, generator, losses })
 }
 

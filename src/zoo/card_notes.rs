@@ -1,9 +1,22 @@
 //! What a card says in words of how its network came about and what its numbers are.
 
+use super::adversarial::Objective;
 use super::encoders;
 use super::form::Form;
 use super::networks::{Network, Training};
+use super::schedule::Start;
 use super::source::{SEED, Source};
+
+fn of_alae(start: Option<&Start>) -> String {
+    let start = start.map_or(String::new(), |s| {
+        format!(
+            " Against the paper's ALAE: G and F go on from {}, E from {}, and D alone is new; there is no style mixing; D and G take their step from \
+            one pass of D(E(x)).",
+            s.generator, s.encoder
+        )
+    });
+    format!("{start} Weights as 16-bit floats, in the names of the published files. {}", encoders::of_numbers())
+}
 
 pub(super) fn of(network: &Network) -> String {
     match &network.training {
@@ -49,6 +62,7 @@ pub(super) fn of(network: &Network) -> String {
                         {judge}, which measures, had no part in it."
                     )
                 }
+                (None, Form::StyleGan1(_)) if recipe.objective == Objective::Alae => of_alae(recipe.start.as_ref()),
                 (None, Form::StyleGan1(_) | Form::BigGan { .. }) => String::new(),
                 (None, Form::StyleGan2(_)) => " Against the paper's StyleGANv2: its discriminator has no residual blocks.".into(),
                 (None, Form::Pggan(_)) => " Against the paper's PGGAN: both networks take their step from one pass of the discriminator, whose \

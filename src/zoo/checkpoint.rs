@@ -21,7 +21,7 @@ pub fn save(path: &Path, tensors: &BTreeMap<String, Tensor>, about: &serde_json:
         let flat = tensor.flatten_all()?;
         let (dtype, bytes) = match tensor.dtype() {
             DType::I64 => (Dtype::I64, flat.to_vec1::<i64>()?.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            _ => {
+            dtype => {
                 let values = flat.to_dtype(DType::F32)?.to_vec1::<f32>()?;
                 if values.iter().any(|v| !v.is_finite()) {
                     return Err(Error::new(
@@ -29,7 +29,10 @@ pub fn save(path: &Path, tensors: &BTreeMap<String, Tensor>, about: &serde_json:
                         format!("{}: not saved, because \"{name}\" is not finite; the last good state is kept", path.display()),
                     ));
                 }
-                (Dtype::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+                match dtype {
+                    DType::F16 => (Dtype::F16, flat.to_vec1::<half::f16>()?.iter().flat_map(|v| v.to_le_bytes()).collect()),
+                    _ => (Dtype::F32, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+                }
             }
         };
         data.push((name, dtype, tensor.dims().to_vec(), bytes));

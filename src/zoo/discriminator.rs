@@ -66,6 +66,34 @@ impl Dual {
         Ok(Dual { value: mix(&self.value, &other.value)?, tangent })
     }
 
+    /// The sum of two.
+    pub fn plus(&self, other: &Dual) -> Result<Dual> {
+        let tangent = match (&self.tangent, &other.tangent) {
+            (Some(a), Some(b)) => Some((a + b)?),
+            _ => None,
+        };
+        Ok(Dual { value: (&self.value + &other.value)?, tangent })
+    }
+
+    /// Instance norm of `[n, C, h, w]`, and the mean and standard deviation of every plane `[n, 2C]`, as [`ops::instance_norm_stats`].
+    pub fn instance_norm_stats(&self, eps: f64) -> Result<(Dual, Dual)> {
+        let (value, statistics) = ops::instance_norm_stats(&self.value, eps)?;
+        let Some(t) = &self.tangent else { return Ok((Dual { value, tangent: None }, Dual { value: statistics, tangent: None })) };
+        let mean = |x: &Tensor| x.mean_keepdim(3)?.mean_keepdim(2);
+        let (x, along) = (self.value.broadcast_sub(&mean(&self.value)?)?, mean(t)?);
+        let moving = t.broadcast_sub(&along)?;
+        let var = mean(&x.sqr()?)?;
+        // Half of how the variance moves.
+        let drift = mean(&(&x * &moving)?)?;
+        let root = (&var + eps)?.sqrt()?;
+        let scale = (&drift / (&var + eps)?)?;
+        let tangent = (moving - x.broadcast_mul(&scale)?)?.broadcast_div(&root)?;
+        // A flat plane has no slope.
+        let of_deviation = (drift / (var + 1e-12)?.sqrt()?)?;
+        let of_statistics = Tensor::cat(&[along, of_deviation], 1)?.flatten_from(1)?;
+        Ok((Dual { value, tangent: Some(tangent) }, Dual { value: statistics, tangent: Some(of_statistics) }))
+    }
+
     /// Appends one channel: the standard deviation over each group of `group` consecutive samples, averaged over channels and
     /// places. Consecutive groups (NVIDIA's are strided) let generated and real images share one pass without mixing.
     ///

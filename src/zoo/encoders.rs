@@ -14,6 +14,7 @@ use super::sheet;
 use crate::generators::Generator;
 use crate::images::Rgb8;
 use crate::inverters::baseline::{Baseline, Encoder, SameGenerator};
+use crate::inverters::{Inverter, alae};
 use crate::objective;
 use crate::params::Params;
 use crate::record::ImageInfo;
@@ -46,6 +47,9 @@ pub struct Recipe {
     pub baseline: Baseline,
     /// The card of the generator whose w it makes.
     pub generator: String,
+    /// The pictures that it learns from; images of the generator without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<String>,
     /// Bound on the widths of the last layers, see [`Encoder::new`].
     pub width: Option<usize>,
     pub seed: u64,
@@ -69,6 +73,7 @@ impl Recipe {
             networks: networks(&self.generator),
             baseline: self.baseline,
             width: self.width,
+            pictures: self.pictures.clone(),
             sampling: objective::Recipe::paper().sampling,
             steps,
             batch: self.batch,
@@ -166,7 +171,51 @@ pub struct Shape<'a> {
 pub fn shape(card: &Card) -> Option<Shape<'_>> {
     let network = card.network.as_ref()?;
     let baseline = Baseline::ENCODERS.into_iter().find(|b| b.family() == network.family)?;
-    Some(Shape { baseline, width: network.fmaps_max, generator: network.generator.as_deref()? })
+    // The file of ALAE holds its generator, too.
+    let embedded = matches!(card.source, card::Source::Embedded(_));
+    let own = (baseline == Baseline::Alae && embedded).then_some(card.name.as_str());
+    Some(Shape { baseline, width: network.fmaps_max, generator: network.generator.as_deref().or(own)? })
+}
+
+/// The tensors of the encoder of a card that has a [`shape`].
+///
+/// Errors: as [`open::tensors`].
+pub fn tensors(card: &Card) -> Result<BTreeMap<String, Tensor>> {
+    let tensors = open::tensors(card)?;
+    let whole = card.network.as_ref().is_some_and(|network| network.generator.is_none());
+    Ok(if whole { checkpoint::part(&tensors, alae::ENCODER) } else { tensors })
+}
+
+/// A shipped encoder with its own generator, for a study on another one.
+pub struct Native {
+    encoder: Encoder,
+    generator: Box<dyn Generator>,
+}
+
+/// The encoder of a card with the generator that the card names.
+///
+/// Errors: as [`open_shipped`]; the generator's.
+pub fn open_native(card: &Card, device: &Device) -> Result<Native> {
+    let Some(Shape { generator: name, .. }) = shape(card) else {
+        return Err(Error::internal(format!("{}: not an encoder of the zoo", card.name)));
+    };
+    let generator = open::generator(name, device)?;
+    let encoder = open_shipped(card, (name, generator.as_ref()), device)?;
+    Ok(Native { encoder, generator })
+}
+
+impl Inverter for Native {
+    fn input_size(&self) -> usize {
+        self.generator.layout().resolution
+    }
+
+    fn invert(&self, images: &Tensor) -> candle_core::Result<Tensor> {
+        self.encoder.forward(images)
+    }
+
+    fn decoder(&self) -> &dyn Generator {
+        self.generator.as_ref()
+    }
 }
 
 /// The encoder of a card, on the generator of this card.
@@ -180,7 +229,7 @@ pub fn open_shipped(card: &Card, generator: (&str, &dyn Generator), device: &Dev
     if shape.generator != generator.0 {
         return Err(Error::usage(format!("{origin}.toml: this encoder makes w of {}, not of {}", shape.generator, generator.0)));
     }
-    build(shape.baseline, shape.width, open::tensors(card)?, generator.1, &origin, device)
+    build(shape.baseline, shape.width, tensors(card)?, generator.1, &origin, device)
 }
 
 fn build(
@@ -206,12 +255,24 @@ pub fn measure(recipe: &Recipe, bytes: &[u8], origin: &str, pictures: Option<&Pa
     let networks = networks(&recipe.generator);
     let generator = open::generator(&networks.generator, device)?;
     let generator = generator.as_ref();
-    let side = generator.layout().resolution;
     let (tensors, _) = checkpoint::read(bytes, origin, device)?;
     let encoder = build(recipe.baseline, recipe.width, tensors, generator, origin, device)?;
-    let inverter = SameGenerator { encoder, generator };
-    let metrics = evaluate::open_metrics(&metrics(side), &networks, device)?;
     let mut m = Measured::default();
+    measure_inverter(&mut m, &SameGenerator { encoder, generator }, &networks, pictures, device)?;
+    Ok(m)
+}
+
+/// What [`measure`] measures, of any encoder with its generator.
+pub(super) fn measure_inverter(
+    m: &mut Measured,
+    inverter: &dyn Inverter,
+    networks: &Networks,
+    pictures: Option<&Path>,
+    device: &Device,
+) -> Result<()> {
+    let generator = inverter.decoder();
+    let side = generator.layout().resolution;
+    let metrics = evaluate::open_metrics(&metrics(side), networks, device)?;
     for set in sets(IMAGES) {
         let drawn = sample::draw(&set, SAMPLE_SEED, generator, device)?;
         let (infos, targets): (Vec<&ImageInfo>, Vec<Rgb8>) = drawn.iter().map(|d| (&d.info, d.image.clone())).unzip();
@@ -225,11 +286,11 @@ pub fn measure(recipe: &Recipe, bytes: &[u8], origin: &str, pictures: Option<&Pa
             let mut put = |name: &str, value: f64| m.put(&format!("{name}_{}{row}", set.set), value);
             Ok([put("psnr", mean(0)), put("lpips", mean(1))])
         };
-        let own = in_groups(&|infos, targets| feed_forward(&inverter, infos, targets, SAMPLE_SEED, device))?;
+        let own = in_groups(&|infos, targets| feed_forward(inverter, infos, targets, SAMPLE_SEED, device))?;
         let [psnr, lpips] = means("", &own)?;
         let mut references = Vec::new();
         for (row, method) in [("_mean_image", Method::MeanImage), ("_mean_w", Method::MeanLatent)] {
-            let spec = Inverting { networks: &networks, method: &method, seed: SAMPLE_SEED };
+            let spec = Inverting { networks, method: &method, seed: SAMPLE_SEED };
             let reference = Reconstructor::open(spec, None, generator, device)?;
             references.push(means(row, &in_groups(&|infos, targets| Ok(reference.run(infos, targets, false)?.images))?)?);
         }
@@ -245,29 +306,37 @@ pub fn measure(recipe: &Recipe, bytes: &[u8], origin: &str, pictures: Option<&Pa
             sheet::save(&folder.join(format!("{}.png", set.set)), &sheet::of_bytes(&cells, side, COLUMNS, 1))?;
         }
     }
-    Ok(m)
+    Ok(())
 }
 
 /// What differs from the published method, for the card.
 pub fn notes(recipe: &Recipe) -> String {
-    let method = match recipe.baseline {
-        Baseline::Psp => {
-            "pSp's encoder: a body of five IR-SE blocks, map2style per row. Published: 24 blocks, trained on FFHQ photographs with the \
-            squared error, 0.8 LPIPS and 0.1 of an identity term; here on the generator's own truncated images (psi 0.7 on the first half of the \
-            rows) and without the identity term, as the identity network of the zoo only judges."
-        }
-        Baseline::Indomain => {
-            "In-Domain's encoder. Published: trained on photographs against the generator's own discriminator; here on the generator's own \
-            truncated images (psi 0.7 on the first half of the rows) against a discriminator that starts untrained, and relative to the mean w."
-        }
-        Baseline::Alae => {
-            "ALAE's encoder. Published: trained with the generator, the mapping and a latent discriminator; here by latent reciprocity alone \
-            on a generator that is trained already, with one w for all rows."
-        }
-        Baseline::Image2stylegan => "",
+    let learned_from = match &recipe.pictures {
+        Some(pictures) => format!("on the training pictures of {pictures}"),
+        None => "on the generator's own truncated images (psi 0.7 on the first half of the rows)".into(),
     };
+    let method = match recipe.baseline {
+        Baseline::Psp => format!(
+            "pSp's encoder: a body of five IR-SE blocks, map2style per row. Published: 24 blocks, trained on FFHQ photographs with the \
+            squared error, 0.8 LPIPS and 0.1 of an identity term; here {learned_from} and without the identity term, as the identity network of \
+            the zoo only judges."
+        ),
+        Baseline::Indomain => format!(
+            "In-Domain's encoder. Published: trained on photographs against the generator's own discriminator; here {learned_from} against a \
+            discriminator that starts untrained, and relative to the mean w."
+        ),
+        Baseline::Alae => "ALAE's encoder. Published: trained with the generator, the mapping and a latent discriminator; here by latent \
+            reciprocity alone on a generator that is trained already, with one w for all rows."
+            .into(),
+        Baseline::Image2stylegan => String::new(),
+    };
+    format!("{method} {}", of_numbers())
+}
+
+/// What the numbers of an encoder's card are.
+pub(super) fn of_numbers() -> String {
     format!(
-        "{method} Numbers are means over {IMAGES} of the generator's images (seed {SAMPLE_SEED}, which no training uses) and the first {IMAGES} \
+        "Numbers are means over {IMAGES} of the generator's images (seed {SAMPLE_SEED}, which no training uses) and the first {IMAGES} \
         held-out pictures of mini/faces, every fifth with an accessory that no network saw; LPIPS is that of mini/vgg16_judge. Targets and \
         reconstructions of the generator's images share their noise. Sheets: targets above their reconstructions."
     )

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adversarial::{Losses, Objective};
 use super::checkpoint;
+use super::latent_critic::{self, LatentCritic};
 use super::moving_average::Towards;
 use super::players::{self, Opponent, Players, Streams, sites};
 use super::pool::Pool;
@@ -49,6 +50,8 @@ pub struct Trainer {
     average: Box<Network>,
     average_params: Params,
     critic_params: Params,
+    /// The average of E and D, where they ship with the generator.
+    critic_average: Option<Params>,
     generator_steps: Optimizer,
     critic_steps: Optimizer,
     device: Device,
@@ -105,9 +108,15 @@ impl Trainer {
             return Err(Error::usage("a training needs images, stages and a batch size above 0"));
         }
         let dtype = candle_core::DType::F32;
-        let params = |part: &str, seed: u64| match &saved {
+        let critic_seed = recipe.seed.wrapping_add(1);
+        let given = match (&saved, &recipe.start) {
+            (Some((tensors, _, path)), _) => Some((tensors.clone(), path.display().to_string())),
+            (None, Some(start)) => Some((latent_critic::started(start, critic_seed, device)?, start.generator.clone())),
+            (None, None) => None,
+        };
+        let params = |part: &str, seed: u64| match &given {
             None => Params::fresh(seed, dtype, device),
-            Some((tensors, _, path)) => Params::trainable(checkpoint::part(tensors, part), dtype, device, &path.display().to_string()),
+            Some((tensors, origin)) => Params::trainable(checkpoint::part(tensors, part), dtype, device, origin),
         };
         let generator_params = params("generator/", recipe.seed);
         let generator = build(&generator_params)?;
@@ -119,10 +128,18 @@ impl Trainer {
         // The average starts as the generator itself: initial values depend on seed and name only.
         let average_params = params("average/", recipe.seed);
         let average = build(&average_params)?;
-        let critic_params = params("critic/", recipe.seed.wrapping_add(1));
+        let critic_params = params("critic/", critic_seed);
         let group = players::shard_size(&layout, recipe.batch);
-        let critic = Opponent::new(&layout, group, projection(&recipe, &pool, &layout, device)?, &critic_params)?;
-        for params in [&generator_params, &average_params, &critic_params] {
+        let critic = Opponent::new(&recipe.objective, &layout, group, projection(&recipe, &pool, &layout, device)?, &critic_params)?;
+        let critic_average = match recipe.objective {
+            Objective::Alae => {
+                let params = params("critic-average/", critic_seed);
+                LatentCritic::new(&layout, &params)?;
+                Some(params)
+            }
+            _ => None,
+        };
+        for params in [&generator_params, &average_params, &critic_params].into_iter().chain(&critic_average) {
             params.finish()?;
         }
         let rule = recipe.objective.rule();
@@ -144,6 +161,7 @@ impl Trainer {
             average,
             average_params,
             critic_params,
+            critic_average,
             device: device.clone(),
             step: 0,
             shown: 0,
@@ -191,6 +209,11 @@ impl Trainer {
         (self.average.as_ref(), &self.average_params)
     }
 
+    /// The averaged encoder and discriminator of ALAE.
+    pub fn average_critic(&self) -> candle_core::Result<Option<Tensors>> {
+        self.critic_average.as_ref().map(Params::snapshot).transpose()
+    }
+
     /// The tensors of the averaged generator as they ship: with standing statistics, where it has batch norms.
     pub fn weights(&self) -> candle_core::Result<Tensors> {
         let mut tensors = self.average_params.snapshot()?;
@@ -210,7 +233,7 @@ impl Trainer {
         let point = self.recipe.at(self.shown);
         let losses = self.try_step(point)?;
         if !losses.are_finite() {
-            let Losses { real, fake, penalty } = losses;
+            let Losses { real, fake, penalty, .. } = losses;
             let message = format!("training diverged at step {} (D(real) {real}, D(fake) {fake}, penalty {penalty:?})", self.step);
             return Err(Error::new(Kind::Diverged, message));
         }
@@ -229,6 +252,13 @@ impl Trainer {
         let generator = shards::summed(self.generator_steps.params(), shards.iter().map(|s| &s.generator))?;
         self.critic_steps.step_named(&critic, point.critic_lr)?;
         self.generator_steps.step_named(&generator, point.lr)?;
+        if shards.iter().any(|s| s.second.is_some()) {
+            let seconds = || shards.iter().filter_map(|s| s.second.as_ref());
+            let critic = shards::summed(self.critic_steps.params(), seconds().map(|(critic, _)| critic))?;
+            let generator = shards::summed(self.generator_steps.params(), seconds().map(|(_, generator)| generator))?;
+            self.critic_steps.step_named(&critic, point.critic_lr)?;
+            self.generator_steps.step_named(&generator, point.lr)?;
+        }
         self.follow(point.stage)?;
         self.step += 1;
         self.shown += n as u64;
@@ -243,7 +273,8 @@ impl Trainer {
         self.since_growth += 1;
         let t = self.since_growth as f64;
         let keep = EMA.min((1.0 + t) / (10.0 + t));
-        for (average, param) in self.average_params.vars().iter().zip(self.generator_params.vars()) {
+        let of_critic = self.critic_average.iter().flat_map(|average| average.vars().into_iter().zip(self.critic_params.vars()));
+        for (average, param) in self.average_params.vars().into_iter().zip(self.generator_params.vars()).chain(of_critic) {
             // The average has singular vectors of its own: those of its weights.
             if !spectral::is_vector(&param.name) {
                 Towards { weight: 1.0 - keep }.apply(average.var.as_tensor(), param.var.as_tensor())?;
@@ -286,7 +317,8 @@ impl Trainer {
             ("generator-steps/", self.generator_steps.state()?),
             ("critic-steps/", self.critic_steps.state()?),
         ];
-        let tensors = parts.into_iter().flat_map(|(prefix, tensors)| checkpoint::prefixed(prefix, tensors)).collect();
+        let of_critic = self.average_critic()?.map(|tensors| ("critic-average/", tensors));
+        let tensors = parts.into_iter().chain(of_critic).flat_map(|(prefix, tensors)| checkpoint::prefixed(prefix, tensors)).collect();
         let progress = Progress {
             recipe: self.recipe.clone(),
             step: self.step,
@@ -310,19 +342,22 @@ impl Trainer {
         let start = Instant::now();
         let (mut saved, mut sampled, mut reported) = (start, start, start);
         let (mut sum, mut steps, mut penalty) = (Losses::default(), 0u64, f64::NAN);
+        let mut reciprocity = None;
         while !self.done() {
             let losses = self.step()?;
             self.seconds = before + start.elapsed().as_secs_f64();
             sum.real += losses.real;
             sum.fake += losses.fake;
             penalty = losses.penalty.unwrap_or(penalty);
+            reciprocity = losses.reciprocity.or(reciprocity);
             steps += 1;
             if reported.elapsed().as_secs_f64() > 20.0 {
                 let rate = (steps * self.recipe.batch as u64) as f64 / reported.elapsed().as_secs_f64();
                 let (count, total) = (steps as f64, self.recipe.total());
                 let penalised = self.recipe.objective.penalised().map_or(String::new(), |what| format!("  {what} {penalty:.3}"));
+                let reciprocity = reciprocity.map_or(String::new(), |value| format!("  (E(G(w)) - w)^2 {value:.4}"));
                 report(&format!(
-                    "{:7.0} s  {:7} of {total} images  {:2} px  {rate:6.1} img/s  D(real) {:6.2}  D(fake) {:6.2}{penalised}",
+                    "{:7.0} s  {:7} of {total} images  {:2} px  {rate:6.1} img/s  D(real) {:6.2}  D(fake) {:6.2}{penalised}{reciprocity}",
                     self.seconds,
                     self.shown,
                     self.resolution(),

@@ -14,6 +14,7 @@ pub mod gan;
 pub mod heat_maps;
 pub mod identity;
 pub mod judge;
+pub mod latent_critic;
 pub mod linear_algebra;
 pub mod measure;
 pub mod model_card;

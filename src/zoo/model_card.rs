@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::Device;
 
+use super::adversarial::Objective;
 use super::card_notes;
 use super::card_pictures::{draw_pictures, nearest_sheet, save_samples};
 use super::checkpoint;
@@ -22,6 +23,7 @@ use super::objects;
 use super::source::Source;
 use crate::generators::Generator;
 use crate::generators::biggan::Truncation;
+use crate::inverters::Inverter;
 use crate::perceptual::vgg16::scale_input;
 use crate::record::store::{create_folder, sha256_hex, write_atomic};
 use crate::spec::card::{Card, EmbeddedFile, Kind, Licence, Source as Place, Training as Trained, Verified};
@@ -73,6 +75,12 @@ pub fn measure(
 ) -> Result<Measured> {
     let source = network.source();
     match &network.training {
+        Training::Generator { recipe, .. } if recipe.objective == Objective::Alae => {
+            let (alae, judge) = (networks::open_alae(bytes, network.name, device)?, judge()?);
+            let mut m = measure_generator(alae.decoder(), &source, &judge, pictures, device)?;
+            encoders::measure_inverter(&mut m, &alae, &encoders::networks(network.name), pictures, device)?;
+            Ok(m)
+        }
         Training::Generator { form, .. } => {
             let (generator, judge) = (networks::open_generator(bytes, network.name, device)?, judge()?);
             let Form::BigGan { .. } = form else {
@@ -295,7 +303,9 @@ pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<J
     let generator = matches!(network.training, Training::Generator { .. });
     let pictures = out.join(network.name);
     let names: &[&str] = match &network.training {
-        Training::Generator { .. } => &["samples.png", "samples_truncated.png", "interpolation.png", "nearest.png"],
+        Training::Generator { .. } => {
+            &["samples.png", "samples_truncated.png", "interpolation.png", "nearest.png", "synthesized.png", "real.png"]
+        }
         Training::ObjectClassifier(_) => &["cam.png"],
         Training::Encoder(_) => &["synthesized.png", "real.png"],
         _ => &[],
@@ -310,6 +320,7 @@ pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<J
     let card = Card {
         name: network.name.into(),
         kind: match &network.training {
+            Training::Generator { recipe, .. } if recipe.objective == Objective::Alae => Kind::Encoder,
             Training::Generator { .. } => Kind::Generator,
             Training::Classifier(_) | Training::ObjectClassifier(_) => Kind::Classifier,
             Training::Judge(_) | Training::ObjectJudge(_) => Kind::MetricNetwork,

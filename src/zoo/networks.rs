@@ -18,11 +18,12 @@ use super::judge::{FaceTask, Judge, ObjectTask};
 use super::measure::mean_w;
 use super::objects;
 use super::pool::Pool;
-use super::schedule::Recipe;
+use super::schedule::{Recipe, Start};
 use super::source::{self, Source, Subject};
 use super::supervised::{self, Task};
 use crate::generators::biggan::{self, BigGan, Truncation};
 use crate::generators::{Generator, Target};
+use crate::inverters::alae::{self, Alae};
 use crate::inverters::baseline::Baseline;
 use crate::params::Params;
 use crate::perceptual::Vgg16;
@@ -67,9 +68,15 @@ fn classifier(seed: u64) -> Training {
     Training::Classifier(supervised::Recipe { seed, images: 30_000, batch: 32, shards: 2, lr: 1e-3, pool: 40_000 })
 }
 
-fn encoder(baseline: Baseline, width: Option<usize>) -> Training {
+fn encoder(baseline: Baseline, width: Option<usize>) -> encoders::Recipe {
     let generator = "mini/stylegan1".to_string();
-    Training::Encoder(encoders::Recipe { baseline, generator, width, seed: 1, images: 48_000, batch: 8, decay: 0.3 })
+    encoders::Recipe { baseline, generator, pictures: None, width, seed: 1, images: 48_000, batch: 8, decay: 0.3 }
+}
+
+/// As its method is published: of pictures, on a generator of its own.
+fn native(baseline: Baseline, generator: &str, width: usize) -> Training {
+    let (generator, pictures) = (generator.to_string(), Some("mini/faces".into()));
+    Training::Encoder(encoders::Recipe { generator, pictures, images: 32_000, ..encoder(baseline, Some(width)) })
 }
 
 /// Every network, in the order in which they are best trained.
@@ -85,6 +92,7 @@ pub fn all() -> Vec<Network> {
         decay: 0.25,
         pool,
         objective: Objective::Logistic,
+        start: None,
         projected_on: None,
     };
     // At full size from the start.
@@ -149,16 +157,49 @@ pub fn all() -> Vec<Network> {
             title: "Identity network of the procedural faces, 64 px: embeddings that tell persons apart",
             training: Training::Identity(supervised::Recipe { seed: 21, images: 48_000, batch: 64, shards: 2, lr: 1.5e-3, pool: 30_000 }),
         },
-        Network { name: "mini/psp", title: "pSp's encoder on mini/stylegan1, 64 px", training: encoder(Baseline::Psp, Some(32)) },
+        Network {
+            name: "mini/psp",
+            title: "pSp's encoder on mini/stylegan1, 64 px",
+            training: Training::Encoder(encoder(Baseline::Psp, Some(32))),
+        },
         Network {
             name: "mini/indomain",
             title: "In-Domain's encoder on mini/stylegan1, 64 px",
-            training: encoder(Baseline::Indomain, Some(40)),
+            training: Training::Encoder(encoder(Baseline::Indomain, Some(40))),
         },
         Network {
             name: "mini/alae",
             title: "ALAE's encoder on mini/stylegan1, 64 px: latent reciprocity alone, not the joint training",
-            training: encoder(Baseline::Alae, None),
+            training: Training::Encoder(encoder(Baseline::Alae, None)),
+        },
+        Network {
+            name: "mini/psp_native",
+            title: "pSp's encoder on mini/stylegan2_faces, 64 px, learned from pictures",
+            training: native(Baseline::Psp, "mini/stylegan2_faces", 32),
+        },
+        Network {
+            name: "mini/indomain_generator",
+            title: "StyleGANv1 on procedural faces, 64 px: In-Domain's own generator",
+            training: faces(Recipe { seed: 2, pool: 40_000, ..projected("mini/vgg16", 120_000) }, Form::stylegan1(64, 128, 1024, 8)),
+        },
+        Network {
+            name: "mini/indomain_native",
+            title: "In-Domain's encoder on mini/indomain_generator, 64 px, learned from pictures",
+            training: native(Baseline::Indomain, "mini/indomain_generator", 40),
+        },
+        Network {
+            name: "mini/alae_native",
+            title: "ALAE on procedural faces, 64 px: E, G, F and D trained jointly",
+            training: faces(
+                Recipe {
+                    lr: 1.5e-3,
+                    fade: 0,
+                    objective: Objective::Alae,
+                    start: Some(Start { generator: "mini/stylegan1".into(), encoder: "mini/alae".into() }),
+                    ..adversarial(&[0, 0, 0, 60_000], &[(0, 1.0), (20_000, 0.2)], 40_000)
+                },
+                Form::stylegan1(64, 128, 1024, 8),
+            ),
         },
         Network {
             name: "mini/judge_objects",
@@ -279,7 +320,10 @@ impl Network {
     pub fn shape(&self) -> card::Network {
         let shape = |family: &str| card::Network { family: family.into(), layout: "native".into(), ..Default::default() };
         match &self.training {
-            Training::Generator { form, .. } => form.card(),
+            Training::Generator { recipe, form, .. } => match recipe.objective {
+                Objective::Alae => card::Network { latent: form.card().latent, ..shape("alae") },
+                _ => form.card(),
+            },
             Training::Classifier(_) => {
                 card::Network { widths: classifier::WIDTHS.to_vec(), classes: Some(classifier::CLASSES), ..shape("vgg16") }
             }
@@ -329,6 +373,9 @@ impl Network {
                 if let Some(name) = form.centre() {
                     tensors.insert(name.into(), mean_w(generator, trainer.recipe().seed, CENTRE_LATENTS, device)?);
                 }
+                if let Some(critic) = trainer.average_critic()? {
+                    tensors = alae::published(tensors, critic);
+                }
                 (tensors, self.about(trainer.recipe(), trainer.shown(), trainer.seconds())?)
             }
             Training::Classifier(r) => self.supervise::<Classifier>(r, &draw(r.pool), folder, resume, device, report)?,
@@ -341,7 +388,20 @@ impl Network {
                 (tensors, self.about(r, r.images, seconds)?)
             }
         };
+        let tensors = match self.ships_halved() {
+            true => tensors.into_iter().map(|(name, t)| Ok((name, t.to_dtype(DType::F16)?))).collect::<candle_core::Result<_>>()?,
+            false => tensors,
+        };
         checkpoint::save(&folder.join(WEIGHTS), &tensors, &about)
+    }
+
+    /// Whether its weights ship as 16-bit floats: all of the zoo is to fit into 40 MB.
+    fn ships_halved(&self) -> bool {
+        match &self.training {
+            Training::Generator { recipe, .. } => recipe.objective == Objective::Alae,
+            Training::Encoder(recipe) => recipe.pictures.is_some(),
+            _ => false,
+        }
     }
 
     /// Seconds that so many images per stage take on this machine, from a few steps at each resolution.
@@ -378,7 +438,7 @@ impl Network {
     fn about(&self, recipe: &impl serde::Serialize, images: u64, seconds: f64) -> Result<serde_json::Value> {
         let recipe = serde_json::to_value(recipe).map_err(|e| Error::internal(e.to_string()))?;
         let source = match &self.training {
-            Training::Encoder(recipe) => format!("images of {}", recipe.generator),
+            Training::Encoder(encoders::Recipe { pictures: None, generator, .. }) => format!("images of {generator}"),
             _ => format!("{}, seed {}", self.source().name(), source::SEED),
         };
         Ok(serde_json::json!({
@@ -401,6 +461,12 @@ pub const WEIGHTS: &str = "weights.safetensors";
 pub fn open_generator(bytes: &[u8], origin: &str, device: &Device) -> Result<Box<dyn Generator>> {
     let (tensors, _) = checkpoint::read(bytes, origin, device)?;
     crate::generators::open(tensors, &Target::new(DType::F32, device, origin))
+}
+
+/// The shipped ALAE in these bytes, frozen.
+pub fn open_alae(bytes: &[u8], origin: &str, device: &Device) -> Result<Alae> {
+    let (tensors, _) = checkpoint::read(bytes, origin, device)?;
+    alae::open(tensors, &Target::new(DType::F32, device, origin))
 }
 
 /// The shipped BigGAN in these bytes, frozen, at another truncation than [`open_generator`] gives it.

@@ -1,15 +1,18 @@
 //! The two networks of an adversarial training, and the gradients of both over one shard of a batch.
 
-use candle_core::{Device, Tensor};
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor};
 
 use super::adversarial::{self, Critic, Images, Losses, Objective, Where};
 use super::discriminator;
 use super::gan::Network;
+use super::latent_critic::LatentCritic;
 use super::pool::Pool;
 use super::projected_discriminator::{Heads, Projection};
 use super::schedule::Point;
 use super::shards::{self, Grads};
 use crate::generators::{Family, Layout, NoiseSite, Stage, Synthesis, class_rows, draw_classes, draw_noise};
+use crate::ops;
 use crate::params::{Param, Params};
 use crate::random::Stream;
 
@@ -25,6 +28,8 @@ pub(super) struct Streams {
     real: Stream,
     r1: Stream,
     between: Stream,
+    reciprocal_z: Stream,
+    reciprocal_noise: Stream,
 }
 
 impl Streams {
@@ -37,6 +42,8 @@ impl Streams {
             real: stream("real"),
             r1: stream("r1"),
             between: stream("between"),
+            reciprocal_z: stream("reciprocal-z"),
+            reciprocal_noise: stream("reciprocal-noise"),
         }
     }
 }
@@ -45,13 +52,25 @@ impl Streams {
 pub(super) enum Opponent {
     /// Of the generators that grow; and the same network as constants.
     Growing { trained: discriminator::Discriminator, frozen: discriminator::Discriminator },
+    /// Of ALAE: on the w that its encoder finds.
+    Latent { trained: LatentCritic, frozen: LatentCritic },
     /// Of any, on the features of a classifier.
     Projected { projection: Box<Projection>, heads: Heads },
 }
 
 impl Opponent {
     /// The opponent of a generator of this layout; it groups `group` consecutive images.
-    pub fn new(layout: &Layout, group: usize, projection: Option<Projection>, p: &Params) -> candle_core::Result<Self> {
+    pub fn new(
+        objective: &Objective,
+        layout: &Layout,
+        group: usize,
+        projection: Option<Projection>,
+        p: &Params,
+    ) -> candle_core::Result<Self> {
+        if *objective == Objective::Alae {
+            let trained = LatentCritic::new(layout, p)?;
+            return Ok(Opponent::Latent { frozen: trained.detached(), trained });
+        }
         if let Some(projection) = projection {
             let heads = Heads::new(layout.resolution, layout.classes, p)?;
             return Ok(Opponent::Projected { projection: Box::new(projection), heads });
@@ -63,7 +82,7 @@ impl Opponent {
 
     pub fn power_iteration(&self) -> candle_core::Result<()> {
         match self {
-            Opponent::Growing { .. } => Ok(()),
+            Opponent::Growing { .. } | Opponent::Latent { .. } => Ok(()),
             Opponent::Projected { heads, .. } => heads.power_iteration(),
         }
     }
@@ -93,6 +112,8 @@ pub(super) struct Players {
 pub(super) struct Shard {
     pub critic: Grads,
     pub generator: Grads,
+    /// Those of a second update of D (with E) and of G.
+    pub second: Option<(Grads, Grads)>,
     pub losses: Losses,
 }
 
@@ -140,10 +161,17 @@ impl Players {
             }
         };
         let penalised = penalised.as_ref().map(|images| (images, gamma));
-        let round = match &self.critic {
+        let mut second = None;
+        let mut round = match &self.critic {
             Opponent::Growing { trained, frozen } => {
                 let critic = Critic { trained: &|x| trained.scores(x, stage), frozen: &|x| frozen.scores(x, stage) };
                 adversarial::round(&self.objective, &critic, &fake, &real, batch, penalised)?
+            }
+            Opponent::Latent { trained, frozen } => {
+                let critic = Critic { trained: &|x| trained.scores(x, stage), frozen: &|x| frozen.scores(x, stage) };
+                let round = adversarial::round(&self.objective, &critic, &fake, &real, batch, penalised)?;
+                second = Some(self.reciprocity(trained, ids, batch, stage)?);
+                round
             }
             Opponent::Projected { projection, heads } => {
                 let rows = if layout.classes > 0 { Some(self.rows(classes.as_ref(), &picks, &fake)?) } else { None };
@@ -151,11 +179,29 @@ impl Players {
                 adversarial::projected_round(&|x| projection.maps(x), &scores, &fake, &real, batch)?
             }
         };
-        Ok(Shard {
-            critic: shards::take(&self.critic_vars, &round.critic),
-            generator: shards::take(&self.generator_vars, &round.generator),
-            losses: round.losses,
-        })
+        let take = |critic: &GradStore, generator: &GradStore| {
+            (shards::take(&self.critic_vars, critic), shards::take(&self.generator_vars, generator))
+        };
+        let (critic, generator) = take(&round.critic, &round.generator);
+        let second = second.map(|(value, grads)| {
+            round.losses.reciprocity = Some(value);
+            take(&grads, &grads)
+        });
+        Ok(Shard { critic, generator, second, losses: round.losses })
+    }
+
+    /// Latent reciprocity of images of their own, `mean (E(G(w)) - w)^2` with w = F(z) as a constant target: this shard's share of its value,
+    /// and the gradients of E, G and F.
+    fn reciprocity(&self, critic: &LatentCritic, ids: &[u64], batch: usize, stage: Stage) -> candle_core::Result<(f64, GradStore)> {
+        let layout = self.generator.layout();
+        let z = self.streams.reciprocal_z.normal_rows(ids, &[layout.z_dim], &self.device)?;
+        let noise = draw_noise(&sites(layout, stage), &self.streams.reciprocal_noise, ids, &self.device)?;
+        let rows = self.generator.map(&z, None)?;
+        let with = Synthesis { noise: Some(&noise), stage: Some(stage), ..Default::default() };
+        let found = critic.encode(&self.generator.synthesize_to_train(&rows, &with)?, stage)?;
+        let wanted = rows.detach().narrow(1, 0, 1)?.squeeze(1)?;
+        let loss = (ops::mse(&found, &wanted)? * (ids.len() as f64 / batch as f64))?;
+        Ok((loss.detach().to_dtype(DType::F64)?.to_scalar()?, ops::backward(&loss)?))
     }
 }
 

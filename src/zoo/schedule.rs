@@ -29,9 +29,20 @@ pub struct Recipe {
     pub pool: usize,
     #[serde(default, skip_serializing_if = "Objective::is_logistic")]
     pub objective: Objective,
+    /// The networks that it goes on from, instead of random weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
     /// The card of the classifier on whose features D stands ([`super::projected_discriminator`]); without it D sees the images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub projected_on: Option<String>,
+}
+
+/// The networks of the zoo that a training of ALAE starts from, by their cards.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    pub generator: String,
+    pub encoder: String,
 }
 
 /// Where in the schedule a step is.

@@ -10,7 +10,7 @@ use crate::record::store::{Finished, Manifest, Store, sha256_file};
 use crate::record::summary::Grid;
 use crate::record::{ArmInfo, Record, stats};
 use crate::spec::{Card, files};
-use crate::stages::{BaselineSpec, EncoderMethod, Networks, TrainSpec, open};
+use crate::stages::{BaselineSpec, EncoderMethod, Networks, TrainSpec};
 use crate::zoo::encoders;
 use crate::{Error, Result};
 
@@ -56,7 +56,7 @@ impl Trained {
     /// Errors (corrupt): the file is not the one that the training wrote, or that the card names.
     pub fn tensors(&self, device: &Device) -> Result<BTreeMap<String, Tensor>> {
         let (folder, manifest) = match &self.home {
-            Home::Card(card) => return open::tensors(card),
+            Home::Card(card) => return encoders::tensors(card),
             Home::Training { folder, manifest } => (folder, manifest),
         };
         let path = folder.join(FILE);
