@@ -56,10 +56,27 @@ fn shipped_encoders_invert() -> mtv_bench::Result<()> {
         }
     }
     // Not with a generator that it was not trained for.
-    let other = encoders::networks("mini/stylegan1_tiny");
-    let generator = open::generator(&other.generator, &CPU)?;
-    let refused = Reconstructor::open(Inverting { networks: &other, method: &psp, seed: 5 }, None, generator.as_ref(), &CPU);
-    assert!(refused.is_err_and(|e| e.message.contains("makes w of mini/stylegan1, not of mini/stylegan1_tiny")));
+    let wrong = shipped(Baseline::Indomain, &[("weights", "mini/indomain"), ("decoder", "mini/stylegan1_tiny")]);
+    let refused = mean_psnr(&wrong, None).expect_err("refused");
+    assert!(refused.message.contains("its decoder is mini/stylegan1, not mini/stylegan1_tiny"), "{refused}");
+    Ok(())
+}
+
+/// Shipped methods with generators of their own, in a study of another generator.
+#[test]
+fn native_methods_invert() -> mtv_bench::Result<()> {
+    let methods = [
+        shipped(Baseline::Alae, &[("weights", "mini/alae_native")]),
+        shipped(Baseline::Psp, &[("weights", "mini/psp_native")]),
+        shipped(Baseline::Indomain, &[("weights", "mini/indomain_native"), ("decoder", "mini/indomain_generator")]),
+    ];
+    for (source, margin) in [(None, 1.0), (Some("mini/faces"), 2.0)] {
+        let mean = mean_psnr(&Method::MeanImage, source)?;
+        for method in &methods {
+            let own = mean_psnr(method, source)?;
+            assert!(own > mean + margin, "{method:?}, {source:?}: {own:.2} dB, the mean image {mean:.2} dB");
+        }
+    }
     Ok(())
 }
 
@@ -69,11 +86,17 @@ fn pictures_of_your_own_need_no_training() -> mtv_bench::Result<()> {
     let sandbox = Sandbox::new();
     let face = &open::real_pictures("mini/faces", 3, 1, SIDE)?[0].image;
     face.write_png(&sandbox.path("face.png"))?;
-    for method in ["psp", "mini/indomain"] {
+    let methods = [
+        ("psp", "mini/stylegan1"),
+        ("mini/indomain", "mini/stylegan1"),
+        ("psp_native", "mini/stylegan2_faces"),
+        ("alae_native", "mini/alae_native"),
+    ];
+    for (method, generator) in methods {
         let out = sandbox.run(&["invert", "face.png", "--method", method, "--out", "o", "--format", "json"]);
         assert_eq!(out.code, Some(0), "{}", out.stderr);
         let said: serde_json::Value = serde_json::from_str(&out.stdout).expect("JSON");
-        assert_eq!(said["generator"], "mini/stylegan1");
+        assert_eq!(said["generator"], generator);
         let made = mtv_bench::images::decode(&std::fs::read(sandbox.path("o/face.reconstruction.png")).expect("a picture"))?;
         let told = said["pictures"][0]["psnr"].as_f64().expect("a PSNR");
         assert!((told - psnr(face, &made)).abs() < 0.01 && told > 18.0, "{method}: {told} dB");

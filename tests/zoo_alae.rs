@@ -83,7 +83,7 @@ fn r1_of_the_latent_critic_has_exact_gradients() -> candle_core::Result<()> {
             assert!((found - slope).abs() < 1e-5 * slope.abs().max(1e-2), "{}: {found} against {slope}", param.name);
         }
         // Every convolution of the levels that take part, every style, and D.
-        assert!(reached >= 20, "{reached}");
+        assert!(reached >= 19, "{reached}");
     }
     Ok(())
 }

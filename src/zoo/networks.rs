@@ -76,7 +76,7 @@ fn encoder(baseline: Baseline, width: Option<usize>) -> encoders::Recipe {
 /// As its method is published: of pictures, on a generator of its own.
 fn native(baseline: Baseline, generator: &str, width: usize) -> Training {
     let (generator, pictures) = (generator.to_string(), Some("mini/faces".into()));
-    Training::Encoder(encoders::Recipe { generator, pictures, images: 32_000, ..encoder(baseline, Some(width)) })
+    Training::Encoder(encoders::Recipe { generator, pictures, images: 24_000, ..encoder(baseline, Some(width)) })
 }
 
 /// Every network, in the order in which they are best trained.
@@ -180,7 +180,7 @@ pub fn all() -> Vec<Network> {
         Network {
             name: "mini/indomain_generator",
             title: "StyleGANv1 on procedural faces, 64 px: In-Domain's own generator",
-            training: faces(Recipe { seed: 2, pool: 40_000, ..projected("mini/vgg16", 120_000) }, Form::stylegan1(64, 128, 1024, 8)),
+            training: faces(Recipe { seed: 2, pool: 40_000, ..projected("mini/vgg16", 100_000) }, Form::stylegan1(64, 128, 1024, 8)),
         },
         Network {
             name: "mini/indomain_native",
