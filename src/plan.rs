@@ -159,6 +159,12 @@ pub struct Plan {
     recompute: bool,
 }
 
+/// A card of a method, and that of its generator where it is an encoder of the zoo.
+fn with_generator(card: &str) -> Result<Vec<String>> {
+    let generator = encoders::shape(&Card::load(card)?).map(|shape| shape.generator.to_string());
+    Ok(std::iter::once(card.to_string()).chain(generator).collect())
+}
+
 /// What a card contributes to a key: its weights and whatever decides how they are used.
 fn card_key(card: &Card) -> String {
     let weights = match (&card.sha256, &card.source) {
@@ -177,7 +183,9 @@ impl Plan {
             names.extend([generator, features, judge].map(String::as_str));
         }
         names.extend(resolved.sets.iter().filter_map(|s| s.source.as_deref()));
-        names.extend(resolved.arms.iter().flat_map(|a| a.method.cards()).map(|(_, card)| card));
+        let of_methods =
+            resolved.arms.iter().flat_map(|a| a.method.cards()).map(|(_, card)| with_generator(card)).collect::<Result<Vec<_>>>()?;
+        names.extend(of_methods.iter().flatten().map(String::as_str));
         let besides = subjects.iter().map(|s| Besides::of(&resolved, s)).collect::<Result<Vec<_>>>()?;
         let more: Vec<String> = besides.iter().flat_map(Besides::cards).collect();
         names.extend(more.iter().map(String::as_str));
@@ -299,7 +307,7 @@ impl Plan {
         backend: &str,
     ) -> Result<usize> {
         let mut inputs = BTreeMap::from([("device".to_string(), backend.to_string())]);
-        for card in self.used(&spec) {
+        for card in self.used(&spec)? {
             inputs.insert(format!("card {card}"), card_key(self.card(&card)?));
         }
         for (role, i) in &needs {
@@ -321,20 +329,17 @@ impl Plan {
     }
 
     /// The cards that a stage opens.
-    fn used(&self, spec: &StageSpec) -> Vec<String> {
+    fn used(&self, spec: &StageSpec) -> Result<Vec<String>> {
         let sources = |sets: &[ImageSet]| sets.iter().filter_map(|s| s.source.clone()).collect::<Vec<_>>();
         // Of a method that reconstructs.
         fn opened<'a>(networks: &'a Networks, method: &Method) -> Vec<&'a String> {
             let features = method.refine().map(|_| &networks.features);
             std::iter::once(&networks.generator).chain(features).collect()
         }
-        fn published(method: &Method) -> impl Iterator<Item = String> + '_ {
-            let cards = match method {
-                Method::Baseline(m) => Some(m.published.values().cloned()),
-                _ => None,
-            };
-            cards.into_iter().flatten()
-        }
+        let published = match spec.method() {
+            Some(Method::Baseline(m)) => m.published.values().map(|card| with_generator(card)).collect::<Result<Vec<_>>>()?.concat(),
+            _ => Vec::new(),
+        };
         let (n, more) = match spec {
             StageSpec::Sample(s) => (vec![&s.networks.generator], sources(&s.sets)),
             StageSpec::Train(s) => (vec![&s.networks.generator, &s.networks.features, &s.networks.judge], sources(&s.curve.sample.sets)),
@@ -344,12 +349,12 @@ impl Plan {
             StageSpec::Evaluate(s) => {
                 let mut networks = opened(&s.networks, &s.method);
                 networks.push(&s.networks.judge);
-                (networks, published(&s.method).collect())
+                (networks, published)
             }
-            StageSpec::Identity(s) => (opened(&s.networks, &s.method), published(&s.method).chain([s.identity.clone()]).collect()),
+            StageSpec::Identity(s) => (opened(&s.networks, &s.method), published.into_iter().chain([s.identity.clone()]).collect()),
             StageSpec::Frechet(s) => {
                 let more = s.data.iter().chain([&s.features]).cloned();
-                (opened(&s.networks, &s.method), published(&s.method).chain(more).collect())
+                (opened(&s.networks, &s.method), published.into_iter().chain(more).collect())
             }
             StageSpec::Factors(s) => {
                 (vec![], s.sets.iter().flat_map(|set| [Some(set.data.clone()), judge_of(&set.data)]).flatten().collect())
@@ -360,7 +365,7 @@ impl Plan {
         let mut all: Vec<String> = n.into_iter().cloned().chain(more).collect();
         all.sort();
         all.dedup();
-        all
+        Ok(all)
     }
 
     fn card(&self, name: &str) -> Result<&Card> {

@@ -37,7 +37,9 @@ pub fn generator(name: &str, device: &Device) -> Result<Box<dyn Generator>> {
     let target = Target::new(DType::F32, device, &format!("baselines/{name}"));
     match &card.source {
         Source::Seeded(source) => seeded(&card, source.seed, &target),
-        _ if card.network.as_ref().is_some_and(|n| n.family == Baseline::Alae.family()) => Ok(Box::new(alae::open(tensors(&card)?, &target)?.generator)),
+        _ if card.network.as_ref().is_some_and(|n| n.family == Baseline::Alae.family()) => {
+            Ok(Box::new(alae::open(tensors(&card)?, &target)?.generator))
+        }
         _ => generators::open(tensors(&card)?, &target),
     }
 }

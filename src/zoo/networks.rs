@@ -76,7 +76,7 @@ fn encoder(baseline: Baseline, width: Option<usize>) -> encoders::Recipe {
 /// As its method is published: of pictures, on a generator of its own.
 fn native(baseline: Baseline, generator: &str, width: usize) -> Training {
     let (generator, pictures) = (generator.to_string(), Some("mini/faces".into()));
-    Training::Encoder(encoders::Recipe { generator, pictures, images: 24_000, ..encoder(baseline, Some(width)) })
+    Training::Encoder(encoders::Recipe { generator, pictures, ..encoder(baseline, Some(width)) })
 }
 
 /// Every network, in the order in which they are best trained.
