@@ -20,6 +20,8 @@ use mtv_bench::zoo::pool::Pool;
 use mtv_bench::zoo::schedule::{Recipe, Start};
 use mtv_bench::zoo::source::Source;
 
+use crate::zoo_training::slope;
+
 const CPU: Device = Device::Cpu;
 
 fn config() -> Config {
@@ -66,20 +68,11 @@ fn r1_of_the_latent_critic_has_exact_gradients() -> candle_core::Result<()> {
         let grads = at()?.1.backward()?;
         let mut reached = 0;
         for param in p.vars() {
-            let var = param.var.as_tensor();
-            let Some(grad) = grads.get(var) else { continue };
+            let Some(grad) = grads.get(param.var.as_tensor()) else { continue };
             reached += 1;
-            let (flat, place) = (grad.flatten_all()?.to_vec1::<f64>()?, grad.elem_count() / 2);
-            let values = var.flatten_all()?.to_vec1::<f64>()?;
-            let moved = |by: f64| -> candle_core::Result<f64> {
-                let mut values = values.clone();
-                values[place] += by;
-                param.var.set(&Tensor::from_vec(values, var.shape(), &CPU)?)?;
-                Ok(at()?.0)
-            };
-            let slope = (moved(1e-6)? - moved(-1e-6)?) / 2e-6;
-            moved(0.0)?;
-            let found = flat[place];
+            let place = grad.elem_count() / 2;
+            let found = grad.flatten_all()?.to_vec1::<f64>()?[place];
+            let slope = slope(&param.var, place, &|| Ok(at()?.0))?;
             assert!((found - slope).abs() < 1e-5 * slope.abs().max(1e-2), "{}: {found} against {slope}", param.name);
         }
         // Every convolution of the levels that take part, every style, and D.
