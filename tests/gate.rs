@@ -168,6 +168,22 @@ fn unlike_things_are_refused_by_name() {
     assert!(check(&golden, &[same]).unwrap().refusals.is_empty());
 }
 
+/// Arms are compared by name, so that a reason names what differs and not all arms.
+#[test]
+fn unlike_arms_are_refused_by_name() {
+    let with = |arms: serde_json::Value, seeds: &[u64]| {
+        let mut record = sample(seeds, 8, STEPS);
+        record.spec["arms"] = arms;
+        record
+    };
+    let (z, w) = (serde_json::json!({ "name": "z", "steps": 9 }), serde_json::json!({ "name": "w" }));
+    let golden = Golden::of(&[with([z.clone(), w.clone()].into(), &[1, 2, 3])]).unwrap();
+    let refusals = |arms: serde_json::Value| check(&golden, &[with(arms, &[11])]).unwrap().refusals;
+    assert!(refusals([w.clone(), z.clone()].into()).is_empty());
+    let other = [serde_json::json!({ "name": "z", "steps": 8 }), serde_json::json!({ "name": "v" })];
+    assert_eq!(refusals(other.as_slice().into()), ["arms.z.steps: 8 instead of 9", "arms.w is gone", "arms.v is new"]);
+}
+
 #[test]
 fn golden_scores_need_three_seeds_and_like_records() {
     let error = Golden::of(&[sample(&[1, 2], 8, STEPS)]).unwrap_err();

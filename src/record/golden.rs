@@ -272,12 +272,32 @@ fn differences(path: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
                 differences(&join(key), a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), found);
             }
         }
+        // Arms by their names, in any order.
+        (Value::Array(a), Value::Array(b)) if a.iter().chain(b).all(|item| name(item).is_some()) => {
+            for item in a.iter().chain(b.iter().filter(|item| named(a, item).is_none())) {
+                let path = join(name(item).unwrap_or_default());
+                match (named(a, item), named(b, item)) {
+                    (Some(a), Some(b)) => differences(&path, a, b, found),
+                    (None, _) => found.push(format!("{path} is new")),
+                    (_, None) => found.push(format!("{path} is gone")),
+                }
+            }
+        }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
             a.iter().zip(b).enumerate().for_each(|(i, (a, b))| differences(&join(&i.to_string()), a, b, found));
         }
         (a, b) if a == b => {}
         (a, b) => found.push(format!("{path}: {b} instead of {a}")),
     }
+}
+
+fn name(item: &Value) -> Option<&str> {
+    item.get("name").and_then(Value::as_str)
+}
+
+/// The item of a list that has the name of this one.
+fn named<'a>(list: &'a [Value], item: &Value) -> Option<&'a Value> {
+    list.iter().find(|other| name(other) == name(item))
 }
 
 pub(super) fn incomparable(message: String) -> Error {
