@@ -47,6 +47,8 @@ pub fn recipe() -> Recipe {
         objective: Objective::Alae,
         start: None,
         projected_on: None,
+        noise: None,
+        then: None,
     }
 }
 

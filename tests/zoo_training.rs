@@ -22,11 +22,12 @@ use mtv_bench::zoo::faces::Source;
 use mtv_bench::zoo::form::Form;
 use mtv_bench::zoo::gan::{self, Trainer};
 use mtv_bench::zoo::linear_algebra::Symmetric;
+use mtv_bench::zoo::networks::{Network, Training};
 use mtv_bench::zoo::objects;
 use mtv_bench::zoo::pool::Pool;
 use mtv_bench::zoo::projected_discriminator::{Heads, Projection};
 use mtv_bench::zoo::schedule::Recipe;
-use mtv_bench::zoo::source;
+use mtv_bench::zoo::source::{self, Subject};
 
 const CPU: Device = Device::Cpu;
 
@@ -120,6 +121,8 @@ fn recipe() -> Recipe {
         objective: Objective::Logistic,
         start: None,
         projected_on: None,
+        noise: None,
+        then: None,
     }
 }
 
@@ -445,6 +448,132 @@ fn a_recipe_whose_parts_do_not_fit_is_refused() {
     };
     refused(Recipe { objective: Objective::Logistic, ..projected_recipe() }, build, "needs the hinge loss");
     refused(Recipe { projected_on: None, ..biggan_recipe() }, build_biggan, "a generator with classes needs");
+    refused(Recipe { noise: Some((0.4, 0.1)), ..projected_recipe() }, build, "between 0.4 and 0.1");
+}
+
+fn noise_strengths(params: &Params) -> BTreeMap<String, Vec<f32>> {
+    let strengths = params.vars().into_iter().filter(|p| p.name.contains("noise_"));
+    strengths.map(|p| (p.name, p.var.flatten_all().and_then(|t| t.to_vec1()).expect("f32"))).collect()
+}
+
+/// Fresh networks have none: the bounds lift them at once, and the average is within them too; a sign that was learned stays.
+#[test]
+fn noise_strengths_stay_within_the_bounds_of_the_recipe() -> mtv_bench::Result<()> {
+    let forms: [fn(&Params) -> candle_core::Result<Box<gan::Network>>; 2] = [build, |p| Form::stylegan2(16, 8, 64).build(p)];
+    for build in forms {
+        let bounded = Recipe { noise: Some((0.02, 0.021)), ..recipe() };
+        let mut trainer = Trainer::new(bounded.clone(), build, pool(&bounded), &CPU)?;
+        let (mut steps, mut start) = (0, noise_strengths(trainer.average().1));
+        assert_eq!(start.len(), trainer.average().0.layout().noise.len());
+        loop {
+            for strength in start.values().chain(noise_strengths(trainer.average().1).values()).flatten() {
+                assert!((0.01999..=0.02101).contains(&strength.abs()), "{strength} after {steps} steps");
+            }
+            if trainer.done() {
+                break;
+            }
+            trainer.step()?;
+            steps += 1;
+        }
+        let mut tensors = trainer.average().1.snapshot()?;
+        for (name, tensor) in tensors.iter_mut().filter(|(name, _)| name.contains("noise_")) {
+            assert!(start.contains_key(name));
+            *tensor = (tensor.ones_like()? * -0.5)?;
+        }
+        let trainer = Trainer::from_generator(bounded.clone(), build, pool(&bounded), &CPU, (tensors, "test".into()))?;
+        start = noise_strengths(trainer.average().1);
+        assert!(start.values().flatten().all(|s| (s + 0.021).abs() < 1e-6), "{start:?}");
+    }
+    Ok(())
+}
+
+/// What a training goes on from is the averaged generator alone: D and the optimizers are new.
+#[test]
+fn a_phase_starts_from_the_generator_with_a_new_discriminator() -> mtv_bench::Result<()> {
+    let mut first = Trainer::new(projected_recipe(), build, objects_pool(&projected_recipe()), &CPU)?;
+    first.step()?;
+    first.step()?;
+    let generator = first.average().1.snapshot()?;
+    let states = [0, 1].map(|_| tempfile::tempdir().expect("folder"));
+    let next = Trainer::from_generator(
+        projected_recipe(),
+        build,
+        objects_pool(&projected_recipe()),
+        &CPU,
+        (generator.clone(), "the first phase".into()),
+    )?;
+    next.save(states[0].path())?;
+    Trainer::new(projected_recipe(), build, objects_pool(&projected_recipe()), &CPU)?.save(states[1].path())?;
+    let [next, fresh] = states.map(|s| weights(s.path()));
+    for (name, bytes) in &next {
+        match name.split_once('/') {
+            Some(("generator" | "average", own)) => {
+                let values = generator[own].flatten_all()?.to_vec1::<f32>()?;
+                assert_eq!(*bytes, values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(), "{name}");
+            }
+            _ => assert_eq!(bytes, &fresh[name], "{name}"),
+        }
+    }
+    assert_eq!(next.keys().collect::<Vec<_>>(), fresh.keys().collect::<Vec<_>>());
+    Ok(())
+}
+
+/// A training of two phases ends with the same weights wherever it was stopped; a new one in the same folder begins at the beginning.
+#[test]
+fn a_training_of_two_phases_goes_on_in_the_phase_in_which_it_was() -> mtv_bench::Result<()> {
+    let then = Recipe { stages: vec![0, 24], fade: 0, noise: Some((0.02, 0.4)), ..recipe() };
+    let recipe = Recipe { then: Some(Box::new(then)), ..recipe() };
+    let form = Form::stylegan1(16, 8, 64, 2);
+    let network = Network {
+        name: "mini/two_phases",
+        title: "A test",
+        training: Training::Generator { recipe: recipe.clone(), form, subject: Subject::Faces },
+    };
+    assert_eq!(network.images(), 64);
+    let reseeded = network.clone().with_seed(5);
+    let Training::Generator { recipe: other, .. } = &reseeded.training else { panic!("a generator") };
+    assert!(other.phases().all(|phase| phase.seed == 5));
+    let folder = tempfile::tempdir().expect("folder");
+    let (path, second) = (folder.path(), folder.path().join("then"));
+    let result = || std::fs::read(path.join("weights.safetensors")).expect("weights");
+    // The file says how long it took, which differs.
+    let shipped = || -> mtv_bench::Result<_> {
+        let (tensors, about) = checkpoint::load(&path.join("weights.safetensors"), &CPU)?;
+        let values = |t: &Tensor| t.flatten_all().and_then(|t| t.to_vec1::<f32>());
+        let tensors = tensors.iter().map(|(name, t)| Ok((name.clone(), values(t)?))).collect::<candle_core::Result<BTreeMap<_, _>>>()?;
+        Ok((tensors, about["images"].as_u64(), about["recipe"].clone()))
+    };
+    let train = |resume: bool| -> mtv_bench::Result<Vec<String>> {
+        let mut lines = Vec::new();
+        network.train(path, resume, None, &CPU, |line| lines.push(line.to_string()))?;
+        Ok(lines)
+    };
+    let lines = train(false)?;
+    let whole = shipped()?;
+    assert_eq!(whole.1, Some(64));
+    assert_eq!(serde_json::from_value::<Recipe>(whole.2.clone()).expect("a recipe"), recipe);
+    assert!(lines.iter().any(|line| line.contains("going on")), "{lines:?}");
+    let strengths = whole.0.iter().filter(|(name, _)| name.contains("noise_weight")).flat_map(|(_, values)| values);
+    assert!(strengths.clone().count() > 0 && strengths.clone().all(|s| s.abs() > 0.0199));
+    // Stopped when the second phase had only begun; before it; and at the end.
+    std::fs::remove_file(second.join("state.safetensors")).expect("a state");
+    let lines = train(true)?;
+    assert_eq!(shipped()?, whole);
+    assert!(!lines.iter().any(|line| line.contains("going on")), "{lines:?}");
+    std::fs::remove_dir_all(&second).expect("a folder");
+    train(true)?;
+    assert_eq!(shipped()?, whole);
+    train(true)?;
+    assert_eq!(shipped()?, whole);
+    // What an earlier training left is not gone on from.
+    std::fs::write(second.join("start.safetensors"), b"of an earlier training").expect("written");
+    let before = result();
+    let error = train(true).expect_err("damaged");
+    assert!(error.message.contains("start.safetensors"), "{}", error.message);
+    assert_eq!(result(), before);
+    train(false)?;
+    assert_eq!(shipped()?, whole);
+    Ok(())
 }
 
 #[test]

@@ -189,6 +189,12 @@ pub fn draw_noise(sites: &[NoiseSite], stream: &Stream, ids: &[u64], device: &De
     sites.iter().enumerate().map(map).collect()
 }
 
+/// Whether a tensor of this name, in the native layout of either StyleGAN, is a noise strength.
+pub(crate) fn is_noise_strength(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    ["noise_strength", "noise_weight_1", "noise_weight_2"].contains(&last)
+}
+
 /// (map, strength) of the first `sites` noise sites under `with`, checked against the layout.
 pub(crate) fn noise_of(generator: &dyn Generator, with: &Synthesis, sites: usize) -> Result<Vec<(Tensor, Tensor)>> {
     let own = generator.noise_strengths()?;

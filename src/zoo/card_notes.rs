@@ -4,18 +4,32 @@ use super::adversarial::Objective;
 use super::encoders;
 use super::form::Form;
 use super::networks::{Network, Training};
-use super::schedule::Start;
+use super::schedule::{Recipe, Start};
 use super::source::{SEED, Source};
 
 fn of_alae(start: Option<&Start>) -> String {
     let start = start.map_or(String::new(), |s| {
         format!(
-            " Against the paper's ALAE: G and F go on from {}, E from {}, and D alone is new; there is no style mixing; D and G take their step from \
-            one pass of D(E(x)).",
+            " Against the paper's ALAE: G and F go on from {}, E from {} (their training comes on top of this one's images), and D alone is new; \
+            there is no style mixing; D and G take their step from one pass of D(E(x)).",
             s.generator, s.encoder
         )
     });
     format!("{start} Weights as 16-bit floats, in the names of the published files. {}", encoders::of_numbers())
+}
+
+/// The phases after the first.
+fn of_phases(recipe: &Recipe) -> String {
+    let phase = |next: &Recipe| {
+        let noise = next.noise.map_or(String::new(), |(least, most)| {
+            format!(
+                ", with every noise strength kept between {least} and {most}: nothing that a projected discriminator learns asks for noise, and \
+                without the bounds most strengths die"
+            )
+        });
+        format!(" Then {} images more go on from the averaged generator, against a new discriminator{noise}.", next.total())
+    };
+    recipe.phases().skip(1).map(phase).collect()
 }
 
 pub(super) fn of(network: &Network) -> String {
@@ -46,9 +60,10 @@ pub(super) fn of(network: &Network) -> String {
                 Source::Faces(_) => {
                     let latent = if flat { "z" } else { "w" };
                     format!(
-                        "; separable_* the balanced accuracy of a linear rule on {latent} (logistic regression on 6000 samples, tested on \
-                        2000, however near to 0 their factor), separable_extremes_* the accuracy of a linear SVM on held-out samples of the highest \
-                        and lowest tenth, as InterFaceGAN reports it. It never saw an accessory."
+                        "; separable_extremes_* is the accuracy of a linear SVM on {latent}, on held-out samples of the highest and lowest tenth of \
+                        the factor, which is how InterFaceGAN states separability and edit_real learns its directions; separable_* the balanced \
+                        accuracy over all samples, however near to 0 their factor (logistic regression on 6000 samples, tested on 2000). It never \
+                        saw an accessory."
                     )
                 }
                 Source::Objects(_) => "; share_* how often the judge sees a class.".to_string(),
@@ -82,7 +97,7 @@ pub(super) fn of(network: &Network) -> String {
                     norms take their statistics from 16 images."
                 }
             };
-            format!("{common}{of_source}{of_critic}{of_form}")
+            format!("{common}{of_source}{of_critic}{}{of_form}", of_phases(recipe))
         }
         Training::Encoder(recipe) => encoders::notes(recipe),
         Training::Classifier(_) => {

@@ -330,7 +330,9 @@ pub fn notes(recipe: &Recipe) -> String {
             .into(),
         Baseline::Image2stylegan => String::new(),
     };
-    format!("{method} {}", of_numbers())
+    // As native encoders ship (networks.rs): all of the zoo is to fit into 40 MB.
+    let halved = if recipe.pictures.is_some() { " Weights as 16-bit floats." } else { "" };
+    format!("{method}{halved} {}", of_numbers())
 }
 
 /// What the numbers of an encoder's card are.

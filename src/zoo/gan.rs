@@ -3,8 +3,7 @@
 //! Everything random is a function of (seed, stream, image number), so a training that was killed and resumed equals one that was
 //! not.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
@@ -16,20 +15,17 @@ use super::latent_critic::{self, LatentCritic};
 use super::moving_average::Towards;
 use super::players::{self, Opponent, Players, Streams, sites};
 use super::pool::Pool;
-use super::projected_discriminator::Projection;
+use super::projected_discriminator;
 use super::schedule::{Point, Recipe};
 use super::shards::{self, Shards};
 use super::sheet;
 use crate::error::Kind;
-use crate::generators::{Generator, Layout, Stage, Synthesis, Tensors, draw_noise, spectral};
+use crate::generators::{Generator, Stage, Synthesis, Tensors, draw_noise, is_noise_strength, spectral};
 use crate::optim::Optimizer;
 use crate::params::Params;
 use crate::random::Stream;
-use crate::stages::open;
 use crate::{Error, Result};
 
-/// Pictures that tell the scale of a classifier's maps.
-const EXAMPLES: usize = 64;
 const EMA: f64 = 0.998;
 const STATE: &str = "state.safetensors";
 /// Power iterations that make the spectral norms of fresh weights.
@@ -77,7 +73,28 @@ pub struct Progress {
 impl Trainer {
     /// A training at its beginning.
     pub fn new(recipe: Recipe, build: impl Build, pool: Pool, device: &Device) -> Result<Self> {
-        Self::build(recipe, build, pool, device, None)
+        let given = match &recipe.start {
+            Some(start) => {
+                let critic_seed = recipe.seed.wrapping_add(1);
+                Some((latent_critic::started(start, critic_seed, device)?, start.generator.clone()))
+            }
+            None => None,
+        };
+        Self::build(recipe, build, pool, device, given, None)
+    }
+
+    /// A training that starts from this generator, with a new D; `origin` names it in errors.
+    ///
+    /// Errors: tensors of another network.
+    pub fn from_generator(
+        recipe: Recipe,
+        build: impl Build,
+        pool: Pool,
+        device: &Device,
+        (generator, origin): (Tensors, String),
+    ) -> Result<Self> {
+        let parts = ["generator/", "average/"].into_iter().flat_map(|part| checkpoint::prefixed(part, generator.clone()));
+        Self::build(recipe, build, pool, device, Some((parts.collect(), origin)), None)
     }
 
     /// A training where `folder` left it.
@@ -89,7 +106,7 @@ impl Trainer {
         let progress: Progress =
             serde_json::from_value(about).map_err(|e| Error::corrupt(format!("{}: no state of a training: {e}", path.display())))?;
         let pool = pool(&progress.recipe);
-        Self::build(progress.recipe.clone(), build, pool, device, Some((tensors, progress, path)))
+        Self::build(progress.recipe.clone(), build, pool, device, Some((tensors, path.display().to_string())), Some(progress))
     }
 
     /// Whether `folder` holds the state of a training.
@@ -97,26 +114,29 @@ impl Trainer {
         folder.join(STATE).is_file()
     }
 
+    /// `given`: tensors to start from and where they are from; with `progress` they are the state of a training, else D may be missing.
     fn build(
         recipe: Recipe,
         build: impl Build,
         pool: Pool,
         device: &Device,
-        saved: Option<(BTreeMap<String, Tensor>, Progress, PathBuf)>,
+        given: Option<(Tensors, String)>,
+        progress: Option<Progress>,
     ) -> Result<Self> {
         if recipe.batch == 0 || recipe.stages.is_empty() || pool.is_empty() {
             return Err(Error::usage("a training needs images, stages and a batch size above 0"));
         }
+        if let Some((least, most)) = recipe.noise.filter(|(least, most)| !(0.0 <= *least && least <= most)) {
+            return Err(Error::usage(format!("noise strengths cannot be kept between {least} and {most}")));
+        }
         let dtype = candle_core::DType::F32;
         let critic_seed = recipe.seed.wrapping_add(1);
-        let given = match (&saved, &recipe.start) {
-            (Some((tensors, _, path)), _) => Some((tensors.clone(), path.display().to_string())),
-            (None, Some(start)) => Some((latent_critic::started(start, critic_seed, device)?, start.generator.clone())),
-            (None, None) => None,
-        };
-        let params = |part: &str, seed: u64| match &given {
-            None => Params::fresh(seed, dtype, device),
-            Some((tensors, origin)) => Params::trainable(checkpoint::part(tensors, part), dtype, device, origin),
+        let params = |part: &str, seed: u64| {
+            let own = given.as_ref().map(|(tensors, origin)| (checkpoint::part(tensors, part), origin));
+            match own {
+                Some((tensors, origin)) if progress.is_some() || !tensors.is_empty() => Params::trainable(tensors, dtype, device, origin),
+                _ => Params::fresh(seed, dtype, device),
+            }
         };
         let generator_params = params("generator/", recipe.seed);
         let generator = build(&generator_params)?;
@@ -130,7 +150,13 @@ impl Trainer {
         let average = build(&average_params)?;
         let critic_params = params("critic/", critic_seed);
         let group = players::shard_size(&layout, recipe.batch);
-        let critic = Opponent::new(&recipe.objective, &layout, group, projection(&recipe, &pool, &layout, device)?, &critic_params)?;
+        let critic = Opponent::new(
+            &recipe.objective,
+            &layout,
+            group,
+            projected_discriminator::projection(&recipe, &pool, &layout, device)?,
+            &critic_params,
+        )?;
         let critic_average = match recipe.objective {
             Objective::Alae => {
                 let params = params("critic-average/", critic_seed);
@@ -170,11 +196,13 @@ impl Trainer {
             seconds: 0.0,
             recipe,
         };
-        let Some((tensors, progress, _)) = saved else {
+        let (Some((tensors, _)), Some(progress)) = (given, progress) else {
             for _ in 0..SPECTRAL_PASSES {
                 trainer.players.power_iteration()?;
                 trainer.average.power_iteration()?;
             }
+            trainer.hold_noise(&trainer.generator_params)?;
+            trainer.hold_noise(&trainer.average_params)?;
             return Ok(trainer);
         };
         trainer.generator_steps.load_state(checkpoint::part(&tensors, "generator-steps/"))?;
@@ -188,12 +216,10 @@ impl Trainer {
         &self.recipe
     }
 
-    /// Scales what is left of every stage; what was done stays as it was.
+    /// Scales what is left of every stage, and the phases that go on from this one; what was done stays as it was.
     pub fn reschedule(&mut self, by: f64) {
         let left = self.recipe.left(self.shown);
-        for (images, left) in self.recipe.stages.iter_mut().zip(left) {
-            *images = *images - left + (left as f64 * by) as u64;
-        }
+        self.recipe = self.recipe.rescheduled(&left, by);
     }
 
     pub fn shown(&self) -> u64 {
@@ -233,8 +259,10 @@ impl Trainer {
         let point = self.recipe.at(self.shown);
         let losses = self.try_step(point)?;
         if !losses.are_finite() {
-            let Losses { real, fake, penalty, .. } = losses;
-            let message = format!("training diverged at step {} (D(real) {real}, D(fake) {fake}, penalty {penalty:?})", self.step);
+            let Losses { real, fake, penalty, reciprocity } = losses;
+            let others = [("penalty", penalty), ("reciprocity", reciprocity)];
+            let others: String = others.into_iter().filter_map(|(what, value)| Some(format!(", {what} {}", value?))).collect();
+            let message = format!("training diverged at step {} (D(real) {real}, D(fake) {fake}{others})", self.step);
             return Err(Error::new(Kind::Diverged, message));
         }
         Ok(losses)
@@ -259,10 +287,22 @@ impl Trainer {
             self.critic_steps.step_named(&critic, point.critic_lr)?;
             self.generator_steps.step_named(&generator, point.lr)?;
         }
+        self.hold_noise(&self.generator_params)?;
         self.follow(point.stage)?;
         self.step += 1;
         self.shown += n as u64;
         Ok(losses)
+    }
+
+    /// Keeps every noise strength within the recipe's bounds, and its sign.
+    fn hold_noise(&self, generator: &Params) -> candle_core::Result<()> {
+        let Some((least, most)) = self.recipe.noise else { return Ok(()) };
+        for param in generator.vars().into_iter().filter(|param| is_noise_strength(&param.name)) {
+            let strength = param.var.as_tensor();
+            let held = strength.abs()?.clamp(least, most)?;
+            param.var.set(&strength.ge(0.0)?.where_cond(&held, &held.neg()?)?)?;
+        }
+        Ok(())
     }
 
     /// Moves the average. Its window starts again at each growth, or the new layers would lag for thousands of steps.
@@ -378,19 +418,4 @@ impl Trainer {
         self.save(folder)?;
         self.save_samples(folder)
     }
-}
-
-/// What D sees instead of the images, where the recipe says so.
-fn projection(recipe: &Recipe, pool: &Pool, layout: &Layout, device: &Device) -> Result<Option<Projection>> {
-    let Some(card) = &recipe.projected_on else {
-        return match layout.classes {
-            0 => Ok(None),
-            _ => Err(Error::usage("a generator with classes needs D on the features of a classifier (projected_on)")),
-        };
-    };
-    if recipe.objective != Objective::Hinge {
-        return Err(Error::usage(format!("D on the features of {card} needs the hinge loss")));
-    }
-    let examples: Vec<usize> = (0..EXAMPLES.min(pool.len())).collect();
-    Ok(Some(Projection::new(open::vgg16(card, device)?, &pool.images(&examples, layout.resolution, device)?)?))
 }

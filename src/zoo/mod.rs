@@ -21,6 +21,7 @@ pub mod model_card;
 mod moving_average;
 pub mod networks;
 pub mod objects;
+pub mod phases;
 mod players;
 pub mod pool;
 pub mod projected_discriminator;

@@ -12,11 +12,10 @@ use super::classifier::{self, Classifier, ObjectClassifier};
 use super::drawing::{SIZE, Split};
 use super::encoders;
 use super::form::Form;
-use super::gan::Trainer;
 use super::identity::Identity;
 use super::judge::{FaceTask, Judge, ObjectTask};
-use super::measure::mean_w;
 use super::objects;
+use super::phases;
 use super::pool::Pool;
 use super::schedule::{Recipe, Start};
 use super::source::{self, Source, Subject};
@@ -30,8 +29,8 @@ use crate::perceptual::Vgg16;
 use crate::spec::card;
 use crate::{Error, Result};
 
-/// Latents over which the mean w is taken.
-const CENTRE_LATENTS: usize = 10_000;
+/// The least magnitude of a noise strength where it is kept alive, a little above what the model cards ask for.
+const LEAST_NOISE: f64 = 0.0125;
 
 /// How a network is trained.
 #[derive(Clone)]
@@ -94,6 +93,8 @@ pub fn all() -> Vec<Network> {
         objective: Objective::Logistic,
         start: None,
         projected_on: None,
+        noise: None,
+        then: None,
     };
     // At full size from the start.
     let projected = |classifier: &str, images: u64| Recipe {
@@ -103,6 +104,12 @@ pub fn all() -> Vec<Network> {
         objective: Objective::Hinge,
         projected_on: Some(classifier.into()),
         ..adversarial(&[0, 0, 0, images], &[], 24_000)
+    };
+    // A projected D never asks for noise: what goes on from such a training keeps it alive.
+    let with_noise = |recipe: Recipe, most: f64, (lr, critic_lr): (f64, f64), images: u64| {
+        let (stages, noise, critic_lr) = (vec![0, 0, 0, images], Some((LEAST_NOISE, most)), Some(critic_lr));
+        let then = Recipe { lr, critic_lr, stages, noise, decay: 0.5, ..recipe.clone() };
+        Recipe { then: Some(Box::new(then)), ..recipe }
     };
     let faces = |recipe: Recipe, form: Form| Training::Generator { recipe, form, subject: Subject::Faces };
     let objects = |recipe: Recipe, form: Form| Training::Generator { recipe, form, subject: Subject::Objects };
@@ -150,7 +157,10 @@ pub fn all() -> Vec<Network> {
         Network {
             name: "mini/stylegan2_faces",
             title: "StyleGANv2 on procedural faces, 64 px",
-            training: faces(Recipe { pool: 40_000, ..projected("mini/vgg16", 200_000) }, Form::stylegan2(64, 128, 1024)),
+            training: faces(
+                with_noise(Recipe { pool: 40_000, ..projected("mini/vgg16", 200_000) }, 0.4, (5e-4, 2e-3), 40_000),
+                Form::stylegan2(64, 128, 1024),
+            ),
         },
         Network {
             name: "mini/identity",
@@ -180,7 +190,10 @@ pub fn all() -> Vec<Network> {
         Network {
             name: "mini/indomain_generator",
             title: "StyleGANv1 on procedural faces, 64 px: In-Domain's own generator",
-            training: faces(Recipe { seed: 2, pool: 40_000, ..projected("mini/vgg16", 100_000) }, Form::stylegan1(64, 128, 1024, 8)),
+            training: faces(
+                with_noise(Recipe { seed: 2, pool: 40_000, ..projected("mini/vgg16", 100_000) }, 0.4, (5e-4, 2e-3), 24_000),
+                Form::stylegan1(64, 128, 1024, 8),
+            ),
         },
         Network {
             name: "mini/indomain_native",
@@ -227,7 +240,10 @@ pub fn all() -> Vec<Network> {
         Network {
             name: "mini/stylegan2",
             title: "StyleGANv2 on procedural objects, 64 px",
-            training: objects(projected("mini/vgg16_objects", 200_000), Form::stylegan2(64, 128, 1024)),
+            training: objects(
+                with_noise(projected("mini/vgg16_objects", 200_000), 0.05, (1e-3, 1e-3), 40_000),
+                Form::stylegan2(64, 128, 1024),
+            ),
         },
         Network {
             name: "mini/biggan",
@@ -254,7 +270,13 @@ impl Network {
     /// The same network from another seed.
     pub fn with_seed(mut self, seed: u64) -> Self {
         match &mut self.training {
-            Training::Generator { recipe, .. } => recipe.seed = seed,
+            Training::Generator { recipe, .. } => {
+                let mut phase = Some(recipe);
+                while let Some(recipe) = phase {
+                    recipe.seed = seed;
+                    phase = recipe.then.as_deref_mut();
+                }
+            }
             Training::Classifier(recipe)
             | Training::ObjectClassifier(recipe)
             | Training::Judge(recipe)
@@ -302,7 +324,7 @@ impl Network {
 
     pub fn images(&self) -> u64 {
         match &self.training {
-            Training::Generator { recipe, .. } => recipe.total(),
+            Training::Generator { recipe, .. } => recipe.phases().map(Recipe::total).sum(),
             Training::Encoder(recipe) => recipe.images,
             _ => self.supervised().map_or(0, |r| r.images),
         }
@@ -350,34 +372,7 @@ impl Network {
         let draw = |count: usize| Pool::draw(&source, Split::Train, count);
         report(&format!("training {} (seed {}, {} images), state in {}", self.name, self.seed(), self.images(), folder.display()));
         let (tensors, about) = match &self.training {
-            Training::Generator { recipe, form, .. } => {
-                let build = |p: &Params| form.build(p);
-                let mut trainer = if resume {
-                    let mut trainer = Trainer::resume(folder, build, |recipe| draw(recipe.pool), device)?;
-                    if let Some(minutes) = minutes {
-                        let left = self.estimate(&trainer.recipe().left(trainer.shown()), device)?;
-                        trainer.reschedule(minutes * 60.0 / left.max(1e-9));
-                        report(&format!("images per stage: {:?}", trainer.recipe().stages));
-                    }
-                    trainer
-                } else {
-                    let recipe = match minutes {
-                        Some(minutes) => recipe.scaled(minutes * 60.0 / self.estimate(&recipe.stages, device)?),
-                        None => recipe.clone(),
-                    };
-                    report(&format!("images per stage: {:?}", recipe.stages));
-                    Trainer::new(recipe.clone(), build, draw(recipe.pool), device)?
-                };
-                trainer.run(folder, 180.0, &mut report)?;
-                let (generator, mut tensors) = (trainer.average().0, trainer.weights()?);
-                if let Some(name) = form.centre() {
-                    tensors.insert(name.into(), mean_w(generator, trainer.recipe().seed, CENTRE_LATENTS, device)?);
-                }
-                if let Some(critic) = trainer.average_critic()? {
-                    tensors = alae::published(tensors, critic);
-                }
-                (tensors, self.about(trainer.recipe(), trainer.shown(), trainer.seconds())?)
-            }
+            Training::Generator { recipe, form, .. } => phases::train(self, (recipe, form), folder, resume, minutes, device, &mut report)?,
             Training::Classifier(r) => self.supervise::<Classifier>(r, &draw(r.pool), folder, resume, device, report)?,
             Training::ObjectClassifier(r) => self.supervise::<ObjectClassifier>(r, &draw(r.pool), folder, resume, device, report)?,
             Training::Judge(r) => self.supervise::<FaceTask>(r, &draw(r.pool), folder, resume, device, report)?,
@@ -404,23 +399,6 @@ impl Network {
         }
     }
 
-    /// Seconds that so many images per stage take on this machine, from a few steps at each resolution.
-    fn estimate(&self, stages: &[u64], device: &Device) -> Result<f64> {
-        let Training::Generator { recipe, form, .. } = &self.training else { return Ok(0.0) };
-        let mut seconds = 0.0;
-        for (place, &images) in stages.iter().enumerate().filter(|(_, images)| **images > 0) {
-            let mut probe = vec![0; stages.len()];
-            probe[place] = 1 << 40;
-            let probe = Recipe { stages: probe, ..recipe.clone() };
-            let mut trainer = Trainer::new(probe, |p: &Params| form.build(p), Pool::draw(&self.source(), Split::Train, 64), device)?;
-            trainer.step()?;
-            let start = std::time::Instant::now();
-            (0..8).try_for_each(|_| trainer.step().map(|_| ()))?;
-            seconds += start.elapsed().as_secs_f64() / (8 * recipe.batch) as f64 * images as f64;
-        }
-        Ok(seconds)
-    }
-
     fn supervise<T: Task>(
         &self,
         recipe: &supervised::Recipe,
@@ -435,7 +413,7 @@ impl Network {
     }
 
     /// What a file of weights says of itself.
-    fn about(&self, recipe: &impl serde::Serialize, images: u64, seconds: f64) -> Result<serde_json::Value> {
+    pub(super) fn about(&self, recipe: &impl serde::Serialize, images: u64, seconds: f64) -> Result<serde_json::Value> {
         let recipe = serde_json::to_value(recipe).map_err(|e| Error::internal(e.to_string()))?;
         let source = match &self.training {
             Training::Encoder(encoders::Recipe { pictures: None, generator, .. }) => format!("images of {generator}"),

@@ -7,13 +7,19 @@
 //! Ours differs: the finest scale also has the pixels, because a narrow classifier sees little of their colours; no batch norm, no
 //! augmentation; a class is projected onto the last map (Miyato and Koyama, ICLR 2018).
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
+use super::adversarial::Objective;
+use super::pool::Pool;
+use super::schedule::Recipe;
+use crate::Error;
+use crate::generators::Layout;
 use crate::generators::spectral::{Conv, Scheme, Spectral};
 use crate::ops;
 use crate::params::{Init, Params};
 use crate::perceptual::Vgg16;
 use crate::perceptual::vgg16::scale_input;
+use crate::stages::open;
 
 const SCHEME: Scheme = Scheme { eps: 1e-4, orthogonal: true };
 const SLOPE: f64 = 0.2;
@@ -24,6 +30,8 @@ const TAPS: [(usize, usize); 4] = [(0, 1), (1, 1), (2, 2), (3, 2)];
 /// Channels of the mixed maps, and of the first map inside a head, which doubles towards the last one up to [`WIDEST`].
 const MIXED: [usize; 4] = [16, 24, 32, 64];
 const WIDEST: usize = 64;
+/// Pictures that tell the scale of a classifier's maps.
+const EXAMPLES: usize = 64;
 /// The random convolutions are the same in every training: they are no parameters.
 const SEED: u64 = 0;
 
@@ -89,6 +97,21 @@ impl Projection {
         maps.reverse();
         Ok(maps)
     }
+}
+
+/// What D sees instead of the images, where the recipe says so.
+pub(super) fn projection(recipe: &Recipe, pool: &Pool, layout: &Layout, device: &Device) -> crate::Result<Option<Projection>> {
+    let Some(card) = &recipe.projected_on else {
+        return match layout.classes {
+            0 => Ok(None),
+            _ => Err(Error::usage("a generator with classes needs D on the features of a classifier (projected_on)")),
+        };
+    };
+    if recipe.objective != Objective::Hinge {
+        return Err(Error::usage(format!("D on the features of {card} needs the hinge loss")));
+    }
+    let examples: Vec<usize> = (0..EXAMPLES.min(pool.len())).collect();
+    Ok(Some(Projection::new(open::vgg16(card, device)?, &pool.images(&examples, layout.resolution, device)?)?))
 }
 
 /// What scores one mixed map: 4x4 convolutions of stride 2 down to 4 px, then one of 3x3 with a score per place, and one per class more.

@@ -35,6 +35,12 @@ pub struct Recipe {
     /// The card of the classifier on whose features D stands ([`super::projected_discriminator`]); without it D sees the images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub projected_on: Option<String>,
+    /// The least and the greatest magnitude that a noise strength may take. A projected D lets most of them die: it never asks for noise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<(f64, f64)>,
+    /// The training that goes on from the averaged generator when this one is done, against a new D.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub then: Option<Box<Recipe>>,
 }
 
 /// The networks of the zoo that a training of ALAE starts from, by their cards.
@@ -58,14 +64,28 @@ pub struct Point {
 }
 
 impl Recipe {
+    /// The images of this training, without those of the one that goes on from it.
     pub fn total(&self) -> u64 {
         self.stages.iter().sum()
     }
 
-    /// The same training with every stage scaled.
-    pub fn scaled(&self, by: f64) -> Self {
-        let scale = |&n: &u64| ((n as f64 * by) as u64).max(self.batch.min(n as usize) as u64);
-        Recipe { stages: self.stages.iter().map(scale).collect(), fade: (self.fade as f64 * by.max(0.5)) as u64, ..self.clone() }
+    /// This training and those that go on from it.
+    pub fn phases(&self) -> impl Iterator<Item = &Recipe> {
+        std::iter::successors(Some(self), |recipe| recipe.then.as_deref())
+    }
+
+    /// The same training with what is `left` of every stage scaled, and all of what goes on from it.
+    pub fn rescheduled(&self, left: &[u64], by: f64) -> Self {
+        let scale = |(&images, &left): (&u64, &u64)| {
+            // A stage that is to come keeps a step.
+            let least = if left == images { left.min(self.batch as u64) } else { 0 };
+            images - left + ((left as f64 * by) as u64).max(least)
+        };
+        let stages = self.stages.iter().zip(left).map(scale).collect();
+        // A fade that may have begun stays as long as it was.
+        let fade = if left == self.stages { (self.fade as f64 * by.max(0.5)) as u64 } else { self.fade };
+        let then = self.then.as_ref().map(|then| Box::new(then.rescheduled(&then.stages, by)));
+        Recipe { stages, fade, then, ..self.clone() }
     }
 
     /// The images of each stage that are left after `shown`.
