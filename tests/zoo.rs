@@ -6,6 +6,7 @@ use candle_core::Device;
 use mtv_bench::random::Stream;
 use mtv_bench::record::store::sha256_hex;
 use mtv_bench::spec::Card;
+use mtv_bench::zoo::card_notes;
 use mtv_bench::zoo::classifier::{self, log_probabilities};
 use mtv_bench::zoo::drawing::{SIZE, Split};
 use mtv_bench::zoo::faces::{FACTORS, Factor, Picture, Source, TRAIN_IDENTITIES, UNSEEN_EVERY};
@@ -14,6 +15,7 @@ use mtv_bench::zoo::measure::frechet;
 use mtv_bench::zoo::networks;
 use mtv_bench::zoo::objects::{self, CLASSES};
 use mtv_bench::zoo::pool::Pool;
+use mtv_bench::zoo::recipes;
 use mtv_bench::zoo::source;
 
 const CPU: Device = Device::Cpu;
@@ -184,7 +186,7 @@ fn logistic_regression_finds_a_linear_rule() {
 #[test]
 fn shipped_networks_are_the_files_of_their_cards_and_open() -> mtv_bench::Result<()> {
     let mut found = 0;
-    for network in networks::all() {
+    for network in recipes::all() {
         let path = format!("baselines/{}.safetensors", network.name);
         let Some(bytes) = mtv_bench::spec::files::read(&path)? else { continue };
         found += 1;
@@ -215,7 +217,13 @@ fn shipped_networks_are_the_files_of_their_cards_and_open() -> mtv_bench::Result
             }
             networks::Training::Identity(_) => drop(networks::open_identity(&bytes, &path, &CPU)?),
         }
-        for picture in card.training.map(|t| t.pictures).unwrap_or_default() {
+        // Nor has a recipe or its description changed since.
+        assert_eq!((card.title.as_str(), card.notes), (network.title, card_notes::of(&network)), "{path}");
+        let training = card.training.expect("how it was trained");
+        assert_eq!(training.seed, network.seed(), "{path}");
+        // The last batch is whole.
+        assert!((0..64).contains(&(training.images - network.images())), "{path}: {} images", training.images);
+        for picture in training.pictures {
             assert!(mtv_bench::spec::files::read(&format!("baselines/{picture}"))?.is_some(), "{picture}");
         }
     }

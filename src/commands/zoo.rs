@@ -11,7 +11,7 @@ use crate::zoo::faces::UNSEEN_EVERY;
 use crate::zoo::judge::Judge;
 use crate::zoo::networks::{self, Network, WEIGHTS};
 use crate::zoo::source::{self, Source};
-use crate::zoo::{model_card, sheet};
+use crate::zoo::{model_card, recipes, sheet};
 use crate::{Error, Result, machine};
 
 #[derive(clap::Args)]
@@ -151,7 +151,7 @@ fn shipped_judge(network: &Network) -> Result<Judge> {
 fn verify(name: Option<&str>) -> Result<()> {
     let networks = match name {
         Some(name) => vec![Network::named(name)?],
-        None => networks::all().into_iter().filter(|n| model_card::shipped(n.name).is_ok()).collect(),
+        None => recipes::all().into_iter().filter(|n| model_card::shipped(n.name).is_ok()).collect(),
     };
     let mut failed = None;
     for network in networks {
@@ -170,7 +170,7 @@ fn verify(name: Option<&str>) -> Result<()> {
 }
 
 fn list() -> Result<()> {
-    for network in networks::all() {
+    for network in recipes::all() {
         println!("{}: {}", network.name, network.title);
         let Some(training) = Card::load(network.name).ok().and_then(|card| card.training) else {
             println!("    not shipped; mtv-bench zoo train {}", network.name);

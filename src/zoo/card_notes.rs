@@ -32,7 +32,8 @@ fn of_phases(recipe: &Recipe) -> String {
     recipe.phases().skip(1).map(phase).collect()
 }
 
-pub(super) fn of(network: &Network) -> String {
+/// The notes of a card.
+pub fn of(network: &Network) -> String {
     match &network.training {
         Training::Generator { form, .. } if form.resolution() < 64 => {
             format!("For tests: {} px, a minute of training.", form.resolution())

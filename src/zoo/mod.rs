@@ -1,7 +1,7 @@
 //! The procedural image sources and the training of the mini networks.
 
 pub mod adversarial;
-mod card_notes;
+pub mod card_notes;
 mod card_pictures;
 pub mod checkpoint;
 pub mod classifier;
@@ -25,6 +25,7 @@ pub mod phases;
 mod players;
 pub mod pool;
 pub mod projected_discriminator;
+pub mod recipes;
 pub mod schedule;
 pub mod shards;
 pub mod sheet;
