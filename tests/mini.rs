@@ -8,6 +8,7 @@ use mtv_bench::inverters::baseline::Baseline;
 use mtv_bench::record::ImageInfo;
 use mtv_bench::stages::reconstruct::{Inverting, Reconstructor};
 use mtv_bench::stages::{BaselineMethod, ImageSet, Method, Networks, open, sample};
+use mtv_bench::zoo::curve;
 use mtv_bench::zoo::encoders::{self, Recipe};
 
 use crate::sandbox::Sandbox;
@@ -126,6 +127,10 @@ fn the_zoo_trains_an_encoder() -> mtv_bench::Result<()> {
         for (name, tensor) in &weights {
             assert_eq!(values(tensor), values(&again[name]), "{name}");
         }
+        let curve = curve::read(folder.path())?.expect("a curve");
+        assert_eq!((curve.images.first(), curve.images.last()), (Some(&0), Some(&24)));
+        let names: Vec<&str> = curve.values.keys().map(String::as_str).collect();
+        assert_eq!(names, ["lpips_real", "lpips_synthesized", "psnr_real", "psnr_synthesized"]);
         trained.push(values(&weights["styles.3.linear.weight"]));
     }
     // The same start and the same steps, on pictures instead of the generator's images.

@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 
 use candle_core::Device;
+use mtv_bench::generators::Stage;
 use mtv_bench::random::Stream;
 use mtv_bench::record::store::sha256_hex;
 use mtv_bench::spec::Card;
+use mtv_bench::spec::card::Curve;
 use mtv_bench::zoo::card_notes;
+use mtv_bench::zoo::checkpoint;
 use mtv_bench::zoo::classifier::{self, log_probabilities};
+use mtv_bench::zoo::curve;
 use mtv_bench::zoo::drawing::{SIZE, Split};
 use mtv_bench::zoo::faces::{FACTORS, Factor, Picture, Source, TRAIN_IDENTITIES, UNSEEN_EVERY};
 use mtv_bench::zoo::linear_algebra::{Symmetric, logistic};
 use mtv_bench::zoo::measure::frechet;
+use mtv_bench::zoo::model_card;
 use mtv_bench::zoo::networks;
 use mtv_bench::zoo::objects::{self, CLASSES};
 use mtv_bench::zoo::pool::Pool;
@@ -228,6 +233,88 @@ fn shipped_networks_are_the_files_of_their_cards_and_open() -> mtv_bench::Result
         }
     }
     assert!(found >= 4, "{found} networks ship");
+    Ok(())
+}
+
+#[test]
+fn a_curve_has_means_between_its_points() {
+    let mut meter = curve::Meter::default();
+    let mut shown = 0;
+    for (step, loss) in [3.0, 1.0, 2.0, 4.0, 6.0].into_iter().enumerate() {
+        meter.count([("loss", loss)]);
+        shown = 2 * (step as u64 + 1);
+        if step == 1 {
+            meter.point(shown, Some(("frechet_distance", 12.3456)));
+        }
+    }
+    // A state in between holds what was counted.
+    let json = serde_json::to_string(&meter).expect("JSON");
+    let mut meter: curve::Meter = serde_json::from_str(&json).expect("a meter");
+    meter.point(shown, Some(("frechet_distance", 6.0)));
+    assert_eq!((meter.curve.images.as_slice(), meter.curve.values["loss"].as_slice()), (&[4, 10][..], &[2.0, 4.0][..]));
+    assert_eq!(meter.curve.values["frechet_distance"], [12.35, 6.0]);
+    let mut whole = meter.curve.clone();
+    whole.extend(&meter.curve, 10);
+    assert_eq!(whole.images, [4, 10, 14, 20]);
+    assert_eq!(whole.values["loss"], [2.0, 4.0, 2.0, 4.0]);
+    let points = (0..1000).filter(|step| curve::due(16 * step, 16 * (step + 1), 16_000)).count();
+    assert_eq!((points, curve::due(15_984, 16_000, 16_000)), (20, true));
+}
+
+/// At the end of a training the curve stands where the card does.
+#[test]
+fn a_gauge_measures_what_the_card_says() -> mtv_bench::Result<()> {
+    let network = networks::Network::named("mini/indomain_generator")?;
+    let bytes = model_card::shipped(network.name)?;
+    let generator = networks::open_generator(&bytes, network.name, &CPU)?;
+    let judge = networks::open_judge(&network.source(), &model_card::shipped(network.judge())?, network.judge(), &CPU)?;
+    let gauge = curve::Gauge::new(network.source(), judge, &CPU);
+    let found = gauge.distance(generator.as_ref(), Stage { last: 4, blend: 1.0 })?;
+    let said = Card::load(network.name)?.training.expect("a training").measured["frechet_distance"];
+    assert!((found - said).abs() < 0.01, "{found}, card {said}");
+    // Smaller images, enlarged, are far from pictures.
+    let early = gauge.distance(generator.as_ref(), Stage { last: 2, blend: 1.0 })?;
+    assert!(early > 3.0 * found, "{early} at 16 px");
+    Ok(())
+}
+
+#[test]
+fn a_card_says_whose_curve_it_shows() -> mtv_bench::Result<()> {
+    let network = networks::Network::named("mini/stylegan1_tiny")?;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir(path("out")).expect("a folder");
+    let shipped = model_card::shipped(network.name)?;
+    std::fs::write(path("shipped.safetensors"), &shipped).expect("written");
+    let card = |repetition: Option<&std::path::Path>| -> mtv_bench::Result<Option<Curve>> {
+        let judge = || networks::open_judge(&network.source(), &model_card::shipped(network.judge())?, network.judge(), &CPU);
+        model_card::write(&network, &path("shipped.safetensors"), repetition, judge, &path("out"), &CPU)?;
+        let text = std::fs::read_to_string(path("out/mini/stylegan1_tiny.toml")).expect("a card");
+        let card: Card = toml::from_str(&text).expect("TOML");
+        let training = card.training.expect("a training");
+        let drawn = training.pictures.iter().any(|p| p.ends_with("curve.png"));
+        assert_eq!((drawn, path("out/mini/stylegan1_tiny/curve.png").is_file()), (training.curve.is_some(), training.curve.is_some()));
+        Ok(training.curve)
+    };
+    let again = path("again");
+    std::fs::create_dir(&again).expect("a folder");
+    std::fs::write(again.join("weights.safetensors"), &shipped).expect("written");
+    let error = card(Some(&again)).expect_err("no curve there").message;
+    assert!(error.contains("curve.json"), "{error}");
+    let mut curve = Curve::default();
+    (1..4u32).for_each(|i| curve.push(u64::from(i) * 1000, [("critic_real".into(), f64::from(i)), ("critic_fake".into(), -1.0)]));
+    curve::write(&curve, &again)?;
+    assert_eq!(card(Some(&again))?, Some(curve.clone()));
+    let (mut tensors, mut about) = checkpoint::read(&shipped, "shipped", &CPU)?;
+    let moved = tensors.iter().next().map(|(name, t)| (name.clone(), (t + 1.0).expect("a sum"))).expect("a tensor");
+    tensors.extend([moved]);
+    checkpoint::save(&again.join("weights.safetensors"), &tensors, &about)?;
+    let other = card(Some(&again))?.expect("a curve");
+    assert!(other.of.contains("not these to the bit") && other.images == curve.images, "{}", other.of);
+    about["recipe"]["lr"] = 1.0.into();
+    checkpoint::save(&again.join("weights.safetensors"), &tensors, &about)?;
+    let error = card(Some(&again)).expect_err("another recipe").message;
+    assert!(error.contains("another recipe"), "{error}");
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use mtv_bench::random::Stream;
 use mtv_bench::stages::open;
 use mtv_bench::zoo::adversarial::{self, Critic, Images, Objective};
 use mtv_bench::zoo::checkpoint;
+use mtv_bench::zoo::curve;
 use mtv_bench::zoo::discriminator::{self, Discriminator, Dual, Penalty};
 use mtv_bench::zoo::drawing::Split;
 use mtv_bench::zoo::faces::Source;
@@ -176,7 +177,7 @@ fn a_training_resumed_after_every_step_equals_an_unbroken_one() -> mtv_bench::Re
         let (whole, broken) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
         let mut trainer = Trainer::new(recipe.clone(), build, pool(&recipe), &CPU)?;
         let start = trainer.average().1.snapshot()?;
-        trainer.run(whole.path(), 1e9, |_| ())?;
+        trainer.run(whole.path(), 1e9, |_| Ok(None), |_| ())?;
         let end = trainer.average().1.snapshot()?;
         let moved = |(name, t): (&String, &Tensor)| (t - &end[name]).and_then(|d| d.abs()?.max_all()?.to_scalar::<f32>()).expect("f32");
         assert!(start.iter().map(moved).fold(0.0, f32::max) > 1e-4);
@@ -541,7 +542,8 @@ fn a_training_of_two_phases_goes_on_in_the_phase_in_which_it_was() -> mtv_bench:
         let (tensors, about) = checkpoint::load(&path.join("weights.safetensors"), &CPU)?;
         let values = |t: &Tensor| t.flatten_all().and_then(|t| t.to_vec1::<f32>());
         let tensors = tensors.iter().map(|(name, t)| Ok((name.clone(), values(t)?))).collect::<candle_core::Result<BTreeMap<_, _>>>()?;
-        Ok((tensors, about["images"].as_u64(), about["recipe"].clone()))
+        let curve = curve::read(path)?.expect("a curve");
+        Ok((tensors, about["images"].as_u64(), about["recipe"].clone(), curve))
     };
     let train = |resume: bool| -> mtv_bench::Result<Vec<String>> {
         let mut lines = Vec::new();
@@ -553,6 +555,12 @@ fn a_training_of_two_phases_goes_on_in_the_phase_in_which_it_was() -> mtv_bench:
     assert_eq!(whole.1, Some(64));
     assert_eq!(serde_json::from_value::<Recipe>(whole.2.clone()).expect("a recipe"), recipe);
     assert!(lines.iter().any(|line| line.contains("going on")), "{lines:?}");
+    // A point at each step of trainings so short, and too little between two of them for a distance.
+    assert_eq!(whole.3.images, [8, 16, 24, 32, 40, 48, 56, 64]);
+    assert_eq!(
+        whole.3.values.iter().map(|(name, v)| (name.as_str(), v.len())).collect::<Vec<_>>(),
+        [("critic_fake", 8), ("critic_real", 8)]
+    );
     let strengths = whole.0.iter().filter(|(name, _)| name.contains("noise_weight")).flat_map(|(_, values)| values);
     assert!(strengths.clone().count() > 0 && strengths.clone().all(|s| s.abs() > 0.0199));
     // Stopped when the second phase had only begun; before it; and at the end.

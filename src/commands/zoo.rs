@@ -50,6 +50,9 @@ enum Action {
         /// The weights that `zoo train` left.
         #[arg(long, value_name = "FILE")]
         weights: Option<PathBuf>,
+        /// The state folder of the same training done again: the card shows its curve, and says so where it ended in other weights.
+        #[arg(long, value_name = "DIR")]
+        curve: Option<PathBuf>,
         /// Weights of the judge of the network's source, where it is not shipped yet.
         #[arg(long, value_name = "FILE")]
         judge: Option<PathBuf>,
@@ -103,7 +106,7 @@ pub fn run(args: Args) -> Result<()> {
             println!("{}", folder.join(WEIGHTS).display());
             Ok(())
         }
-        Action::Card { name, weights, judge, out } => {
+        Action::Card { name, weights, curve, judge, out } => {
             let network = Network::named(&name)?;
             let device = candle_core::Device::Cpu;
             let weights = weights.unwrap_or_else(|| state_folder(&network).join(WEIGHTS));
@@ -111,7 +114,7 @@ pub fn run(args: Args) -> Result<()> {
                 Some(path) => open_judge(&network, &path),
                 None => shipped_judge(&network),
             };
-            let measured = model_card::write(&network, &weights, open, &out, &device)?;
+            let measured = model_card::write(&network, &weights, curve.as_deref(), open, &out, &device)?;
             for (name, value) in &measured.numbers {
                 println!("{name}: {value}");
             }

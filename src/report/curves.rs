@@ -6,7 +6,7 @@ use crate::Result;
 use crate::record::Record;
 
 /// Colours that remain apart for colour-blind readers (Okabe and Ito 2008, with grey for their yellow; black and grey last).
-pub(super) const COLOURS: [Rgb; 8] =
+pub(crate) const COLOURS: [Rgb; 8] =
     [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [230, 159, 0], [40, 40, 40], [135, 135, 135]];
 
 const WIDTH: f64 = 820.0;
@@ -14,13 +14,13 @@ const HEIGHT: f64 = 560.0;
 const SIZE: f64 = 26.0;
 
 /// One line: place on the axis, value, and the ends of its band (lowest and highest over the seeds, or an interval).
-pub(super) struct Line {
+pub(crate) struct Line {
     pub label: String,
     pub colour: Rgb,
     pub points: Vec<(f64, f64, f64, f64)>,
 }
 
-pub(super) struct Panel {
+pub(crate) struct Panel {
     pub title: String,
     pub digits: usize,
     pub lines: Vec<Line>,
@@ -29,7 +29,7 @@ pub(super) struct Panel {
 
 /// What a panel's lines run over.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Axis {
+pub(crate) enum Axis {
     /// From 0 on; the first point stands before any training.
     TrainingImages,
     Alpha,
@@ -61,7 +61,7 @@ impl Axis {
 }
 
 /// The panels in rows of `across`. Where they run over alpha, one legend above them all names their lines.
-pub(super) fn draw_panels(panels: &[Panel], across: usize) -> Result<Figure> {
+pub(crate) fn draw_panels(panels: &[Panel], across: usize) -> Result<Figure> {
     let down = panels.len().div_ceil(across);
     let (axis, longest) = panels.iter().max_by_key(|p| p.lines.len()).map_or((Axis::TrainingImages, &[][..]), |p| (p.axis, &p.lines[..]));
     let head = if axis == Axis::Alpha { 2.4 * SIZE } else { 0.0 };

@@ -261,6 +261,49 @@ pub struct Training {
     /// Pictures beside the card, below `baselines/`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pictures: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub curve: Option<Curve>,
+}
+
+/// The curve of a training.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Curve {
+    /// Whose training it is, in words, where it is not the one that made the card's file.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub of: String,
+    /// Training images seen at each point.
+    pub images: Vec<u64>,
+    /// By name, the value at each point: `frechet_distance` (of the averaged generator, as in [`Training::measured`]), `psnr_real` and the like;
+    /// `loss`, `critic_real` and `critic_fake` (outputs of D) are means since the point before.
+    pub values: BTreeMap<String, Vec<f64>>,
+}
+
+impl Curve {
+    /// Adds a point. Values have four significant digits.
+    pub fn push(&mut self, images: u64, values: impl IntoIterator<Item = (String, f64)>) {
+        self.images.push(images);
+        for (name, value) in values {
+            self.values.entry(name).or_default().push(significant(value));
+        }
+    }
+
+    /// Goes on with the curve of a training that began after `images`.
+    pub fn extend(&mut self, later: &Curve, images: u64) {
+        self.images.extend(later.images.iter().map(|i| images + i));
+        for (name, values) in &later.values {
+            self.values.entry(name.clone()).or_default().extend(values);
+        }
+    }
+}
+
+/// Four significant digits: what a card shows.
+pub fn significant(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let digits = 10f64.powf(3.0 - value.abs().log10().floor());
+    (value * digits).round() / digits
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint;
+use super::curve;
 use super::model_card::Measured;
 use super::sheet;
 use crate::generators::Generator;
@@ -24,14 +25,15 @@ use crate::spec::card;
 use crate::stages::progress::Progress;
 use crate::stages::reconstruct::{Inverting, Reconstructor, feed_forward};
 use crate::stages::{
-    BASELINE_CODE, BaselineSpec, CurveSpec, ImageSet, Method, Networks, SampleSpec, StageContext, evaluate, open, sample, train_baseline,
+    BASELINE_CODE, BaselineSpec, CurveRow, CurveSpec, ImageSet, Method, Networks, SampleSpec, StageContext, evaluate, open, sample,
+    train_baseline,
 };
 use crate::{Error, Result, machine};
 
 /// Images of each set behind the numbers of a card.
 const IMAGES: usize = 256;
 /// Images of each set behind a point of the curve, and the number of points.
-const CURVE_IMAGES: usize = 16;
+pub(super) const CURVE_IMAGES: usize = 16;
 const CURVE_POINTS: u64 = 10;
 /// The seed of the images that are measured: that of the studies. No training uses it.
 const SAMPLE_SEED: u64 = 2023;
@@ -114,7 +116,7 @@ fn side(generator: &str) -> Result<usize> {
     Card::load(generator)?.resolution.ok_or_else(|| Error::usage(format!("baselines/{generator}.toml: the resolution is missing")))
 }
 
-/// Trains to the end, with its state in `folder`: the weights and the seconds that it took over all resumptions.
+/// Trains to the end, with its state and then its curve in `folder`: the weights and the seconds that it took over all resumptions.
 ///
 /// Errors: as [`train_baseline::run`]; an unusable folder.
 pub fn train(recipe: &Recipe, folder: &Path, resume: bool, device: &Device) -> Result<(BTreeMap<String, Tensor>, f64)> {
@@ -141,6 +143,7 @@ pub fn train(recipe: &Recipe, folder: &Path, resume: bool, device: &Device) -> R
         Ok(done) => done,
         Err(_) => run(&spec, &store, &ingredients, device)?,
     };
+    curve::write(&curve::of_stage(&done.json::<Vec<CurveRow>>("curves.json")?), folder)?;
     Ok((done.tensors("encoder.safetensors", device)?, done.manifest.seconds))
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adversarial::{Losses, Objective};
 use super::checkpoint;
+use super::curve::{self, Meter};
 use super::latent_critic::{self, LatentCritic};
 use super::moving_average::Towards;
 use super::players::{self, Opponent, Players, Streams, sites};
@@ -24,6 +25,7 @@ use crate::generators::{Generator, Stage, Synthesis, Tensors, draw_noise, is_noi
 use crate::optim::Optimizer;
 use crate::params::Params;
 use crate::random::Stream;
+use crate::spec::card::Curve;
 use crate::{Error, Result};
 
 const EMA: f64 = 0.998;
@@ -57,6 +59,7 @@ pub struct Trainer {
     since_growth: u64,
     last: usize,
     seconds: f64,
+    meter: Meter,
 }
 
 /// What a checkpoint says of itself.
@@ -68,6 +71,8 @@ pub struct Progress {
     since_growth: u64,
     last: usize,
     pub seconds: f64,
+    #[serde(default)]
+    meter: Meter,
 }
 
 impl Trainer {
@@ -194,6 +199,7 @@ impl Trainer {
             since_growth: 0,
             last: 1,
             seconds: 0.0,
+            meter: Meter::default(),
             recipe,
         };
         let (Some((tensors, _)), Some(progress)) = (given, progress) else {
@@ -208,7 +214,7 @@ impl Trainer {
         trainer.generator_steps.load_state(checkpoint::part(&tensors, "generator-steps/"))?;
         trainer.critic_steps.load_state(checkpoint::part(&tensors, "critic-steps/"))?;
         (trainer.step, trainer.shown, trainer.seconds) = (progress.step, progress.shown, progress.seconds);
-        (trainer.since_growth, trainer.last) = (progress.since_growth, progress.last);
+        (trainer.since_growth, trainer.last, trainer.meter) = (progress.since_growth, progress.last, progress.meter);
         Ok(trainer)
     }
 
@@ -247,9 +253,19 @@ impl Trainer {
         Ok(tensors)
     }
 
+    /// The present stage.
+    pub fn stage(&self) -> Stage {
+        self.recipe.at(self.shown).stage
+    }
+
     /// The resolution of the present stage.
     pub fn resolution(&self) -> usize {
-        4 << self.recipe.at(self.shown).stage.last
+        4 << self.stage().last
+    }
+
+    /// The curve up to here.
+    pub fn curve(&self) -> &Curve {
+        &self.meter.curve
     }
 
     /// One step of both networks.
@@ -265,6 +281,7 @@ impl Trainer {
             let message = format!("training diverged at step {} (D(real) {real}, D(fake) {fake}{others})", self.step);
             return Err(Error::new(Kind::Diverged, message));
         }
+        self.meter.count([(curve::CRITIC_REAL, losses.real), (curve::CRITIC_FAKE, losses.fake)]);
         Ok(losses)
     }
 
@@ -326,8 +343,7 @@ impl Trainer {
     /// Images `[ids, 3, r, r]` of the averaged generator at the present stage; z and noise are fixed by `ids`, the class of a conditional
     /// one is id modulo their number. Batch norms see these images alone.
     pub fn samples(&self, ids: &[u64]) -> candle_core::Result<Tensor> {
-        let stage = self.recipe.at(self.shown).stage;
-        let layout = self.average.layout();
+        let (stage, layout) = (self.stage(), self.average.layout());
         let z = Stream::new(self.recipe.seed, "zoo/sample-z").normal_rows(ids, &[layout.z_dim], &self.device)?;
         let noise = draw_noise(&sites(layout, stage), &Stream::new(self.recipe.seed, "zoo/sample-noise"), ids, &self.device)?;
         let classes: Vec<u32> = ids.iter().map(|id| id.checked_rem(layout.classes as u64).unwrap_or(0) as u32).collect();
@@ -366,6 +382,7 @@ impl Trainer {
             since_growth: self.since_growth,
             last: self.last,
             seconds: self.seconds,
+            meter: self.meter.clone(),
         };
         let about = serde_json::to_value(progress).map_err(|e| Error::internal(e.to_string()))?;
         checkpoint::save(&folder.join(STATE), &tensors, &about)
@@ -376,16 +393,30 @@ impl Trainer {
         self.seconds
     }
 
-    /// Trains to the end of the schedule; saves every minute, samples every `sample_every` seconds, reports every 20 seconds.
-    pub fn run(&mut self, folder: &Path, sample_every: f64, mut report: impl FnMut(&str)) -> Result<()> {
-        let before = self.seconds;
+    /// Trains to the end of the schedule; saves every minute, samples every `sample_every` seconds, reports every 20 seconds. At each point
+    /// of the curve `distance` measures the generator, where it is worth that; this does not count as time of training.
+    pub fn run(
+        &mut self,
+        folder: &Path,
+        sample_every: f64,
+        distance: impl Fn(&Trainer) -> Result<Option<f64>>,
+        mut report: impl FnMut(&str),
+    ) -> Result<()> {
+        let (before, mut aside) = (self.seconds, 0.0);
         let start = Instant::now();
         let (mut saved, mut sampled, mut reported) = (start, start, start);
         let (mut sum, mut steps, mut penalty) = (Losses::default(), 0u64, f64::NAN);
         let mut reciprocity = None;
         while !self.done() {
+            let shown = self.shown;
             let losses = self.step()?;
-            self.seconds = before + start.elapsed().as_secs_f64();
+            self.seconds = before + start.elapsed().as_secs_f64() - aside;
+            if curve::due(shown, self.shown, self.recipe.total()) {
+                let now = Instant::now();
+                let distance = distance(self)?;
+                self.meter.point(self.shown, distance.map(|value| (curve::FRECHET, value)));
+                aside += now.elapsed().as_secs_f64();
+            }
             sum.real += losses.real;
             sum.fake += losses.fake;
             penalty = losses.penalty.unwrap_or(penalty);

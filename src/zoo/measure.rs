@@ -5,13 +5,18 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::drawing::Split;
 use super::judge::Judge;
 use super::linear_algebra::{Symmetric, logistic};
+use super::players::sites;
 use super::source::Source;
 use crate::editing::boundary;
 use crate::editing::svm::{Loss, Svm};
-use crate::generators::{Generator, Synthesis, draw_classes, draw_noise};
+use crate::generators::{Generator, Stage, Synthesis, draw_classes, draw_noise};
 use crate::random::Stream;
 
 const CHUNK: usize = 100;
+/// Pictures on each side of the Fréchet distance.
+pub const PICTURES: usize = 2000;
+/// The seed of the samples that are measured; no training uses it.
+pub const SAMPLE_SEED: u64 = 2023;
 
 /// Features, regressed factors and pixels of a set of pictures.
 pub struct Seen {
@@ -153,9 +158,20 @@ impl Sampler<'_> {
 
     /// Images of w+; `draw` numbers independent draws of the noise.
     pub fn images_of(&self, latents: &Tensor, first: usize, draw: u64) -> Result<Tensor> {
+        self.synthesize(latents, None, first, draw)
+    }
+
+    fn synthesize(&self, latents: &Tensor, stage: Option<Stage>, first: usize, draw: u64) -> Result<Tensor> {
+        let layout = self.generator.layout();
+        let all = stage.map_or(layout.noise.clone(), |stage| sites(layout, stage));
         let stream = Stream::new(self.seed, &format!("zoo/measure-noise-{draw}"));
-        let noise = draw_noise(&self.generator.layout().noise, &stream, &Self::ids(first, latents.dim(0)?), self.device)?;
-        self.generator.synthesize(latents, &Synthesis { noise: Some(&noise), ..Default::default() })
+        let noise = draw_noise(&all, &stream, &Self::ids(first, latents.dim(0)?), self.device)?;
+        self.generator.synthesize(latents, &Synthesis { noise: Some(&noise), stage, ..Default::default() })
+    }
+
+    /// Images of a stage of growth.
+    pub fn images_at(&self, stage: Stage, first: usize, count: usize) -> Result<Tensor> {
+        self.synthesize(&self.latents(first, count)?, Some(stage), first, 0)
     }
 
     pub fn images(&self, first: usize, count: usize) -> Result<Tensor> {

@@ -5,6 +5,7 @@ pub mod card_notes;
 mod card_pictures;
 pub mod checkpoint;
 pub mod classifier;
+pub mod curve;
 pub mod discriminator;
 pub mod drawing;
 pub mod encoders;

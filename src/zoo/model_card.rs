@@ -10,6 +10,7 @@ use super::card_notes;
 use super::card_pictures::{draw_pictures, nearest_sheet, save_samples};
 use super::checkpoint;
 use super::classifier;
+use super::curve;
 use super::drawing::{Split, tensor};
 use super::encoders;
 use super::faces::{self, Factor};
@@ -17,7 +18,7 @@ use super::form::Form;
 use super::heat_maps;
 use super::identity;
 use super::judge::Judge;
-use super::measure::{Sampler, Seen, frechet, judge_r2, noise_strengths};
+use super::measure::{PICTURES, SAMPLE_SEED, Sampler, Seen, frechet, judge_r2, noise_strengths};
 use super::networks::{self, Network, Training};
 use super::objects;
 use super::source::Source;
@@ -26,17 +27,13 @@ use crate::generators::biggan::Truncation;
 use crate::inverters::Inverter;
 use crate::perceptual::vgg16::scale_input;
 use crate::record::store::{create_folder, sha256_hex, write_atomic};
-use crate::spec::card::{Card, EmbeddedFile, Kind, Licence, Source as Place, Training as Trained, Verified};
+use crate::spec::card::{Card, Curve, EmbeddedFile, Kind, Licence, Source as Place, Training as Trained, Verified, significant};
 use crate::{Error, Result};
 
-/// Pictures on each side of the Fréchet distance.
-const PICTURES: usize = 2000;
 /// Held-out pictures among which persons are looked for: nearly every one of the 1024 persons has two.
 const IDENTITY_PICTURES: usize = 4096;
 /// Samples from which the linear rules on w are fitted and tested.
 const SEPARATED: usize = 8000;
-/// The seed of the samples that are measured; no training uses it.
-const SAMPLE_SEED: u64 = 2023;
 
 /// What was measured on a network.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -50,9 +47,7 @@ pub struct Measured {
 
 impl Measured {
     pub(super) fn put(&mut self, name: &str, value: f64) -> f64 {
-        // Four significant digits: what a card shows.
-        let digits = if value == 0.0 { 0.0 } else { 10f64.powf(3.0 - value.abs().log10().floor()) };
-        let shown = if value == 0.0 || !value.is_finite() { value } else { (value * digits).round() / digits };
+        let shown = significant(value);
         self.numbers.insert(name.into(), shown);
         shown
     }
@@ -300,9 +295,29 @@ fn measure_objects(m: &mut Measured, seen: &Seen, real: &Seen) {
 }
 
 /// Writes weights, pictures and card of `network` below `out` ("baselines" in the project's folder), from the weights file that
-/// training left.
-pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<Judge>, out: &Path, device: &Device) -> Result<Measured> {
+/// training left. `repetition`: the folder of the same training done again, whose curve the card shows; without it the curve is that beside the
+/// weights, or of the card that these weights have already.
+///
+/// Errors: unreadable weights; a repetition by another recipe, or without a curve.
+pub fn write(
+    network: &Network,
+    weights: &Path,
+    repetition: Option<&Path>,
+    judge: impl FnOnce() -> Result<Judge>,
+    out: &Path,
+    device: &Device,
+) -> Result<Measured> {
     let bytes = std::fs::read(weights).map_err(|e| Error::io(weights, "reading", e))?;
+    let curve = match repetition {
+        Some(folder) => Some(curve_of_repetition(&bytes, folder, device)?),
+        None => match curve::read(weights.parent().unwrap_or(out))? {
+            Some(curve) => Some(curve),
+            None => Card::load(network.name)
+                .ok()
+                .filter(|card| card.sha256.as_deref() == Some(&sha256_hex(&bytes)))
+                .and_then(|c| c.training?.curve),
+        },
+    };
     let (_, about) = checkpoint::read(&bytes, &weights.display().to_string(), device)?;
     let generator = matches!(network.training, Training::Generator { .. });
     let pictures = out.join(network.name);
@@ -319,7 +334,11 @@ pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<J
     let target = out.join(&file);
     create_folder(target.parent().unwrap_or(out))?;
     write_atomic(&target, &bytes)?;
-    let drawn = names.iter().filter(|p| pictures.join(p).is_file());
+    if let Some(curve) = &curve {
+        create_folder(&pictures)?;
+        curve::draw(curve, &pictures.join("curve.png"))?;
+    }
+    let drawn = names.iter().chain(&["curve.png"]).filter(|p| pictures.join(p).is_file());
     let number = |key: &str| about[key].as_f64().unwrap_or(0.0);
     let card = Card {
         name: network.name.into(),
@@ -352,6 +371,7 @@ pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<J
             measured: measured.numbers.clone(),
             noise_strengths: measured.noise_strengths.iter().map(|v| (v * 1e4).round() / 1e4).collect(),
             pictures: drawn.map(|p| format!("{}/{p}", network.name)).collect(),
+            curve,
         }),
         verified: vec![Verified {
             what: "sha256, size and all measured numbers".into(),
@@ -367,6 +387,32 @@ pub fn write(network: &Network, weights: &Path, judge: impl FnOnce() -> Result<J
     };
     write_atomic(&out.join(format!("{}.toml", network.name)), format!("{first}\n{text}").as_bytes())?;
     Ok(measured)
+}
+
+/// The curve in this folder, with a word about whose it is where the training did not end in the weights of `bytes`.
+fn curve_of_repetition(bytes: &[u8], folder: &Path, device: &Device) -> Result<Curve> {
+    let place = folder.display();
+    let Some(mut curve) = curve::read(folder)? else {
+        return Err(Error::usage(format!("{place}: no {} is there; a training writes it at its end", curve::FILE)));
+    };
+    let (shipped, of_shipped) = checkpoint::read(bytes, "the weights", device)?;
+    let (repeated, of_repeated) = checkpoint::load(&folder.join(networks::WEIGHTS), device)?;
+    if of_shipped["recipe"] != of_repeated["recipe"] {
+        return Err(Error::usage(format!("{place}: a training by another recipe than that of the weights")));
+    }
+    let same = |(name, tensor): (&String, &candle_core::Tensor)| -> candle_core::Result<bool> {
+        let Some(other) = repeated.get(name).filter(|other| other.dims() == tensor.dims()) else { return Ok(false) };
+        let values = |t: &candle_core::Tensor| t.flatten_all()?.to_dtype(candle_core::DType::F32)?.to_vec1::<f32>();
+        Ok(values(tensor)? == values(other)?)
+    };
+    let same = shipped.iter().map(same).collect::<candle_core::Result<Vec<_>>>()?;
+    if !same.into_iter().all(|same| same) {
+        curve.of = format!(
+            "the same training, done again from its seed by version {}: its weights are not these to the bit",
+            env!("CARGO_PKG_VERSION")
+        );
+    }
+    Ok(curve)
 }
 
 /// Measures the shipped network again. Errors: kind `Regression` where a number on the card differs by more than 2 % (or 0.01).

@@ -6,21 +6,25 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint;
+use super::curve::{self, Gauge};
 use super::drawing::Split;
 use super::form::Form;
 use super::gan::Trainer;
 use super::measure::mean_w;
-use super::networks::Network;
+use super::model_card;
+use super::networks::{self, Network};
 use super::pool::Pool;
 use super::schedule::Recipe;
-use crate::generators::Tensors;
+use crate::generators::biggan::{self, Truncation};
+use crate::generators::{Target, Tensors};
 use crate::inverters::alae;
 use crate::params::Params;
 use crate::record::store::create_folder;
+use crate::spec::card::Curve;
 use crate::{Error, Result};
 
 /// Latents over which the mean w is taken.
@@ -39,6 +43,8 @@ struct Before {
     /// Of all phases before it.
     images: u64,
     seconds: f64,
+    #[serde(default)]
+    curve: Curve,
 }
 
 impl Before {
@@ -100,7 +106,7 @@ pub(super) fn train(
     device: &Device,
     report: &mut dyn FnMut(&str),
 ) -> Result<(Tensors, serde_json::Value)> {
-    let before = Before { recipe: recipe.clone(), done: Vec::new(), images: 0, seconds: 0.0 };
+    let before = Before { recipe: recipe.clone(), done: Vec::new(), images: 0, seconds: 0.0, curve: Curve::default() };
     let mut phase = Phase { folder: folder.into(), before, start: None };
     if resume {
         while let Some(next) = phase.next(device)? {
@@ -118,23 +124,51 @@ pub(super) fn train(
         for recipe in trainer.recipe().phases() {
             report(&format!("images per stage: {:?}", recipe.stages));
         }
-        trainer.run(&phase.folder, 180.0, &mut *report)?;
+        let gauge = gauge(network, form, trainer.recipe().total(), device, report)?;
+        let distance = |trainer: &Trainer| gauge.as_ref().map(|gauge| distance(gauge, form, trainer, device)).transpose();
+        trainer.run(&phase.folder, 180.0, distance, &mut *report)?;
         let images = phase.before.images + trainer.shown();
         let seconds = phase.before.seconds + trainer.seconds();
+        let mut curve = phase.before.curve.clone();
+        curve.extend(trainer.curve(), phase.before.images);
         let Some(next) = &trainer.recipe().then else {
             let tensors = finished(form, &trainer, device)?;
+            curve::write(&curve, folder)?;
             return Ok((tensors, network.about(&phase.before.whole(trainer.recipe()), images, seconds)?));
         };
         report(&format!("going on from the averaged generator, against a new discriminator, state in {}", phase.next_folder().display()));
         let mut done = phase.before.done.clone();
         done.push(Recipe { then: None, ..trainer.recipe().clone() });
-        let before = Before { recipe: (**next).clone(), done, images, seconds };
+        let before = Before { recipe: (**next).clone(), done, images, seconds, curve };
         let start = trainer.average().1.snapshot()?;
         create_folder(&phase.next_folder())?;
         let about = serde_json::to_value(&before).map_err(|e| Error::internal(e.to_string()))?;
         checkpoint::save(&phase.next_folder().join(START), &start, &about)?;
         phase = Phase { folder: phase.next_folder(), before, start: Some(start) };
     }
+}
+
+/// What measures the generator on the way, where that is worth it.
+fn gauge<'a>(network: &Network, form: &Form, total: u64, device: &'a Device, report: &mut dyn FnMut(&str)) -> Result<Option<Gauge<'a>>> {
+    if !Gauge::is_worth(form.resolution(), total) {
+        return Ok(None);
+    }
+    let name = network.judge();
+    let Ok(bytes) = model_card::shipped(name) else {
+        report(&format!("the curve will have no Fréchet distances: {name} is not there"));
+        return Ok(None);
+    };
+    let judge = networks::open_judge(&network.source(), &bytes, name, device)?;
+    Ok(Some(Gauge::new(network.source(), judge, device)))
+}
+
+fn distance(gauge: &Gauge, form: &Form, trainer: &Trainer, device: &Device) -> Result<f64> {
+    if !matches!(form, Form::BigGan { .. }) {
+        return gauge.distance(trainer.average().0, trainer.stage());
+    }
+    // Its batch norms need the statistics with which it ships.
+    let target = Target::new(DType::F32, device, "the generator in training");
+    gauge.distance(&biggan::open(finished(form, trainer, device)?, &target, None, Truncation::NONE)?, trainer.stage())
 }
 
 /// The averaged generator, and what else belongs into its file.

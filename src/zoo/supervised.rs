@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint;
+use super::curve::{self, Meter};
 use super::drawing::SIZE;
 use super::pool::Pool;
 use super::shards::{self, Shards};
@@ -41,6 +42,8 @@ struct Progress {
     recipe: Recipe,
     step: u64,
     seconds: f64,
+    #[serde(default)]
+    meter: Meter,
 }
 
 /// A network and what it learns.
@@ -57,7 +60,7 @@ pub trait Task: Sync + Sized {
 }
 
 /// Trains to the end and returns the network, its parameters and the seconds that it took over all resumptions. Saves to `folder`
-/// every minute; goes on from there with `resume`.
+/// every minute, and the curve at the end; goes on from there with `resume`.
 ///
 /// Errors: a loss that is not finite (kind `Diverged`), an unusable folder or state.
 pub fn train<T: Task>(
@@ -84,10 +87,10 @@ pub fn train<T: Task>(
     let network = T::build(&params)?;
     params.finish()?;
     let mut optimizer = Optimizer::new(RULE, params.vars());
-    let (mut step, mut before) = (0, 0.0);
+    let (mut step, mut before, mut meter) = (0, 0.0, Meter::default());
     if let Some((tensors, progress)) = saved {
         optimizer.load_state(checkpoint::part(&tensors, "steps/"))?;
-        (step, before) = (progress.step, progress.seconds);
+        (step, before, meter) = (progress.step, progress.seconds, progress.meter);
     }
     let threads = Shards::new(recipe.shards)?;
     let stream = Stream::new(recipe.seed, "zoo/supervised");
@@ -95,10 +98,10 @@ pub fn train<T: Task>(
     let (start, mut reported, mut saved_at) = (Instant::now(), Instant::now(), Instant::now());
     let (mut sum, mut count) = (0.0, 0.0);
     let seconds = |before: f64, start: Instant| before + start.elapsed().as_secs_f64();
-    let save = |optimizer: &Optimizer, step: u64, seconds: f64| -> Result<()> {
+    let save = |optimizer: &Optimizer, meter: &Meter, step: u64, seconds: f64| -> Result<()> {
         let parts = [("network/", params.snapshot()?), ("steps/", optimizer.state()?)];
         let tensors = parts.into_iter().flat_map(|(prefix, tensors)| checkpoint::prefixed(prefix, tensors)).collect();
-        let progress = Progress { recipe: recipe.clone(), step, seconds };
+        let progress = Progress { recipe: recipe.clone(), step, seconds, meter: meter.clone() };
         checkpoint::save(&path, &tensors, &serde_json::to_value(progress).map_err(|e| Error::internal(e.to_string()))?)
     };
     while step * batch < recipe.images {
@@ -118,6 +121,10 @@ pub fn train<T: Task>(
         let grads = shards::summed(vars, results.iter().map(|(_, grads)| grads))?;
         optimizer.step_named(&grads, recipe.lr * (1.0 - (step * batch) as f64 / recipe.images as f64))?;
         step += 1;
+        meter.count([(curve::LOSS, loss)]);
+        if curve::due((step - 1) * batch, step * batch, recipe.images) {
+            meter.point(step * batch, None);
+        }
         (sum, count) = (sum + loss, count + 1.0);
         if reported.elapsed().as_secs_f64() > 20.0 {
             let rate = count * batch as f64 / reported.elapsed().as_secs_f64();
@@ -126,11 +133,12 @@ pub fn train<T: Task>(
             (reported, sum, count) = (Instant::now(), 0.0, 0.0);
         }
         if saved_at.elapsed().as_secs_f64() > 60.0 {
-            save(&optimizer, step, seconds(before, start))?;
+            save(&optimizer, &meter, step, seconds(before, start))?;
             saved_at = Instant::now();
         }
     }
     let seconds = seconds(before, start);
-    save(&optimizer, step, seconds)?;
+    save(&optimizer, &meter, step, seconds)?;
+    curve::write(&meter.curve, folder)?;
     Ok((network, params, seconds))
 }
