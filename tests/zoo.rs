@@ -310,7 +310,7 @@ fn a_card_says_whose_curve_it_shows() -> mtv_bench::Result<()> {
     tensors.extend([moved]);
     checkpoint::save(&again.join("weights.safetensors"), &tensors, &about)?;
     let other = card(Some(&again))?.expect("a curve");
-    assert!(other.of.contains("not these to the bit") && other.images == curve.images, "{}", other.of);
+    assert!(other.of.contains("other weights than these") && other.images == curve.images, "{}", other.of);
     about["recipe"]["lr"] = 1.0.into();
     checkpoint::save(&again.join("weights.safetensors"), &tensors, &about)?;
     let error = card(Some(&again)).expect_err("another recipe").message;

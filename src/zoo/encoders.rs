@@ -8,9 +8,9 @@ use std::time::Duration;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::card_numbers::Measured;
 use super::checkpoint;
 use super::curve;
-use super::model_card::Measured;
 use super::sheet;
 use crate::generators::Generator;
 use crate::images::Rgb8;

@@ -9,8 +9,8 @@ use candle_core::{DType, Device};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
 
+use super::card_numbers::Measured;
 use super::drawing::{PIXELS, SIZE, Split, tensor};
-use super::model_card::Measured;
 use super::objects::CLASSES;
 use super::source::{Drawn, Source};
 use crate::attention::grad_cam;

@@ -2,6 +2,7 @@
 
 pub mod adversarial;
 pub mod card_notes;
+pub mod card_numbers;
 mod card_pictures;
 pub mod checkpoint;
 pub mod classifier;
