@@ -257,6 +257,12 @@ fn a_curve_has_means_between_its_points() {
     whole.extend(&meter.curve, 10);
     assert_eq!(whole.images, [4, 10, 14, 20]);
     assert_eq!(whole.values["loss"], [2.0, 4.0, 2.0, 4.0]);
+    // A phase too short for distances: they would stand beside the wrong images.
+    let mut phases = Curve::default();
+    phases.push(10, [("loss".into(), 1.0)]);
+    phases.extend(&meter.curve, 10);
+    assert_eq!(phases.values.keys().collect::<Vec<_>>(), ["loss"]);
+    assert_eq!((phases.images.as_slice(), phases.values["loss"].as_slice()), (&[10, 14, 20][..], &[1.0, 2.0, 4.0][..]));
     let points = (0..1000).filter(|step| curve::due(16 * step, 16 * (step + 1), 16_000)).count();
     assert_eq!((points, curve::due(15_984, 16_000, 16_000)), (20, true));
 }

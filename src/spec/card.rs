@@ -280,12 +280,13 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// Adds a point. Values have four significant digits.
+    /// Adds a point. Values have four significant digits; one that is not there at every point is left out.
     pub fn push(&mut self, images: u64, values: impl IntoIterator<Item = (String, f64)>) {
         self.images.push(images);
         for (name, value) in values {
             self.values.entry(name).or_default().push(significant(value));
         }
+        self.keep_whole();
     }
 
     /// Goes on with the curve of a training that began after `images`.
@@ -294,6 +295,12 @@ impl Curve {
         for (name, values) in &later.values {
             self.values.entry(name.clone()).or_default().extend(values);
         }
+        self.keep_whole();
+    }
+
+    /// A list that lacks a value somewhere would stand beside the wrong images.
+    fn keep_whole(&mut self) {
+        self.values.retain(|_, values| values.len() == self.images.len());
     }
 }
 

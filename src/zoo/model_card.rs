@@ -59,7 +59,9 @@ pub fn write(
         create_folder(&pictures)?;
         curve::draw(curve, &pictures.join("curve.png"))?;
     }
-    let drawn = names.iter().chain(&["curve.png"]).filter(|p| pictures.join(p).is_file());
+    // A picture of an earlier curve is none of this card.
+    let of_curve = curve.iter().map(|_| &"curve.png");
+    let drawn = names.iter().chain(of_curve).filter(|p| pictures.join(p).is_file());
     let number = |key: &str| about[key].as_f64().unwrap_or(0.0);
     let card = Card {
         name: network.name.into(),
