@@ -389,3 +389,17 @@ fn help_names_every_exit_code() {
         assert!(help.split_whitespace().any(|word| word == code), "exit code {code} is not in:\n{help}");
     }
 }
+
+#[test]
+fn a_card_of_weights_or_a_curve_that_is_not_there() {
+    let sandbox = Sandbox::new();
+    let card = |more: &[&str]| sandbox.run(&[&["zoo", "card", "stylegan1_tiny"], more].concat());
+    let message = "results/cache/zoo/mini/stylegan1_tiny/weights.safetensors: no such file; \
+                   `mtv-bench zoo train mini/stylegan1_tiny` leaves one, or name one with --weights";
+    refused(&card(&[]), 4, message);
+    sandbox.write("shipped.safetensors", mtv_bench::zoo::model_card::shipped("mini/stylegan1_tiny").expect("shipped"));
+    let curve = ["--weights", "shipped.safetensors", "--curve", "again"];
+    refused(&card(&curve), 2, "again: no curve.json is there; a training writes it at its end");
+    sandbox.write("again/curve.json", "{\"images\":[1,2");
+    refused_with(&card(&curve), 5, &["again/curve.json: damaged (", "; train again, or delete it to have no curve"]);
+}

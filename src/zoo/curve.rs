@@ -75,7 +75,9 @@ pub fn write(curve: &Curve, folder: &Path) -> Result<()> {
 pub fn read(folder: &Path) -> Result<Option<Curve>> {
     let path = folder.join(FILE);
     match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::corrupt(format!("{}: {e}", path.display()))),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| Error::corrupt(format!("{}: damaged ({e}); train again, or delete it to have no curve", path.display()))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io(&path, "reading", e)),
     }

@@ -1,5 +1,6 @@
 //! Model cards: written from what was measured, with the pictures beside them, and measured again.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use candle_core::{DType, Device, Result as Outcome, Tensor};
@@ -28,7 +29,13 @@ pub fn write(
     out: &Path,
     device: &Device,
 ) -> Result<Measured> {
-    let bytes = std::fs::read(weights).map_err(|e| Error::io(weights, "reading", e))?;
+    let bytes = std::fs::read(weights).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => {
+            let (place, name) = (weights.display(), network.name);
+            Error::missing(format!("{place}: no such file; `mtv-bench zoo train {name}` leaves one, or name one with --weights"))
+        }
+        _ => Error::io(weights, "reading", e),
+    })?;
     let curve = match repetition {
         Some(folder) => Some(curve_of_repetition(&bytes, folder, device)?),
         None => match curve::read(weights.parent().unwrap_or(out))? {
