@@ -47,6 +47,7 @@ pub fn recipe() -> Recipe {
         objective: Objective::Alae,
         start: None,
         projected_on: None,
+        minibatch_std: false,
         noise: None,
         then: None,
     }

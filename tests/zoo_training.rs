@@ -122,6 +122,7 @@ fn recipe() -> Recipe {
         objective: Objective::Logistic,
         start: None,
         projected_on: None,
+        minibatch_std: false,
         noise: None,
         then: None,
     }
@@ -274,9 +275,13 @@ fn one_pass_gives_the_gradients_of_the_published_losses() -> candle_core::Result
     Ok(())
 }
 
-/// Frozen maps, heads that learn and three classes, against the hinge loss whose slopes are taken by moving single weights.
 #[test]
 fn a_projected_discriminator_gives_the_gradients_of_the_hinge_loss() -> candle_core::Result<()> {
+    [false, true].into_iter().try_for_each(compare_projected)
+}
+
+/// Frozen maps, heads that learn and three classes, against the hinge loss whose slopes are taken by moving single weights.
+fn compare_projected(minibatch_std: bool) -> candle_core::Result<()> {
     let images = |name: &str| Stream::new(2, name).normal((4, 3, 32, 32), &CPU)?.to_dtype(DType::F64);
     let (real, base) = (images("real")?, images("fake")?);
     let config = vgg16::Config::vgg16([2, 3, 4, 4, 4], 1, &[]);
@@ -285,7 +290,7 @@ fn a_projected_discriminator_gives_the_gradients_of_the_hinge_loss() -> candle_c
     let vgg = Vgg16::new(&config, &Params::frozen(fresh.snapshot()?, DType::F64, &CPU, "frozen"))?;
     let projection = Projection::new(vgg, &real)?;
     let p = Params::fresh(4, DType::F64, &CPU);
-    let heads = Heads::new(32, 3, &p)?;
+    let heads = Heads::new(32, 3, minibatch_std, &p)?;
     (0..20).try_for_each(|_| heads.power_iteration())?;
     let g = Var::from_tensor(&Tensor::new(&[0.9f64, -1.3, 0.4], &CPU)?.reshape((1, 3, 1, 1))?)?;
     let fake = || base.broadcast_mul(g.as_tensor());
@@ -449,6 +454,7 @@ fn a_recipe_whose_parts_do_not_fit_is_refused() {
     };
     refused(Recipe { objective: Objective::Logistic, ..projected_recipe() }, build, "needs the hinge loss");
     refused(Recipe { projected_on: None, ..biggan_recipe() }, build_biggan, "a generator with classes needs");
+    refused(Recipe { minibatch_std: true, ..recipe() }, build, "minibatch_std is of");
     refused(Recipe { noise: Some((0.4, 0.1)), ..projected_recipe() }, build, "between 0.4 and 0.1");
 }
 

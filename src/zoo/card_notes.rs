@@ -18,18 +18,34 @@ fn of_alae(start: Option<&Start>) -> String {
     format!("{start} Weights as 16-bit floats, in the names of the published files. {}", encoders::of_numbers())
 }
 
+/// A discriminator that is not the family's own.
+fn of_projected(recipe: &Recipe, card: &str, judge: &str, and_objective: &str) -> String {
+    let std = if recipe.minibatch_std { " Its heads see the minibatch standard deviation, as PGGAN's discriminator does." } else { "" };
+    format!(
+        " Not the family's own discriminator{and_objective}: the discriminator is a projected one (Sauer et al., NeurIPS 2021) on the frozen \
+        features of {card} and the pixels, which needs far fewer images (src/zoo/projected_discriminator.rs).{std} {judge}, which measures, \
+        had no part in it."
+    )
+}
+
 /// The phases after the first.
-fn of_phases(recipe: &Recipe) -> String {
-    let phase = |next: &Recipe| {
+fn of_phases(recipe: &Recipe, judge: &str) -> String {
+    let phase = |(before, next): (&Recipe, &Recipe)| {
         let noise = next.noise.map_or(String::new(), |(least, most)| {
             format!(
                 ", with every noise strength kept between {least} and {most}: nothing that a projected discriminator learns asks for noise, and \
                 without the bounds most strengths die"
             )
         });
-        format!(" Then {} images more go on from the averaged generator, against a new discriminator{noise}.", next.total())
+        let objective = if next.objective == before.objective { String::new() } else { format!(", with {}", next.objective.title()) };
+        let critic = match &next.projected_on {
+            Some(card) if before.projected_on.is_none() => of_projected(next, card, judge, " and objective in this part"),
+            _ => String::new(),
+        };
+        let images = next.total();
+        format!(" Then {images} images more go on from the averaged generator, against a new discriminator{objective}{noise}.{critic}")
     };
-    recipe.phases().skip(1).map(phase).collect()
+    recipe.phases().zip(recipe.phases().skip(1)).map(phase).collect()
 }
 
 /// The notes of a card.
@@ -73,11 +89,7 @@ pub fn of(network: &Network) -> String {
                 (Some(card), _) => {
                     // The hinge loss is BigGAN's own.
                     let and_objective = if matches!(form, Form::BigGan { .. }) { "" } else { " and objective" };
-                    format!(
-                        " Not the family's own discriminator{and_objective}: the discriminator is a projected one (Sauer et al., NeurIPS 2021) \
-                        on the frozen features of {card} and the pixels, which needs far fewer images (src/zoo/projected_discriminator.rs). \
-                        {judge}, which measures, had no part in it."
-                    )
+                    of_projected(recipe, card, judge, and_objective)
                 }
                 (None, Form::StyleGan1(_)) if recipe.objective == Objective::Alae => of_alae(recipe.start.as_ref()),
                 (None, Form::StyleGan1(_) | Form::BigGan { .. }) => String::new(),
@@ -98,7 +110,7 @@ pub fn of(network: &Network) -> String {
                     norms take their statistics from 16 images."
                 }
             };
-            format!("{common}{of_source}{of_critic}{}{of_form}", of_phases(recipe))
+            format!("{common}{of_source}{of_critic}{}{of_form}", of_phases(recipe, judge))
         }
         Training::Encoder(recipe) => encoders::notes(recipe),
         Training::Classifier(_) => {

@@ -154,13 +154,8 @@ impl Trainer {
         let average = build(&average_params)?;
         let critic_params = params("critic/", critic_seed);
         let group = players::shard_size(&layout, recipe.batch);
-        let critic = Opponent::new(
-            &recipe.objective,
-            &layout,
-            group,
-            projected_discriminator::projection(&recipe, &pool, &layout, device)?,
-            &critic_params,
-        )?;
+        let critic =
+            Opponent::new(&recipe, &layout, group, projected_discriminator::projection(&recipe, &pool, &layout, device)?, &critic_params)?;
         let critic_average = match recipe.objective {
             Objective::Alae => {
                 let params = params("critic-average/", critic_seed);

@@ -9,7 +9,7 @@ use super::gan::Network;
 use super::latent_critic::LatentCritic;
 use super::pool::Pool;
 use super::projected_discriminator::{Heads, Projection};
-use super::schedule::Point;
+use super::schedule::{Point, Recipe};
 use super::shards::{self, Grads};
 use crate::generators::{Family, Layout, NoiseSite, Stage, Synthesis, class_rows, draw_classes, draw_noise};
 use crate::ops;
@@ -60,19 +60,13 @@ pub(super) enum Opponent {
 
 impl Opponent {
     /// The opponent of a generator of this layout; it groups `group` consecutive images.
-    pub fn new(
-        objective: &Objective,
-        layout: &Layout,
-        group: usize,
-        projection: Option<Projection>,
-        p: &Params,
-    ) -> candle_core::Result<Self> {
-        if *objective == Objective::Alae {
+    pub fn new(recipe: &Recipe, layout: &Layout, group: usize, projection: Option<Projection>, p: &Params) -> candle_core::Result<Self> {
+        if recipe.objective == Objective::Alae {
             let trained = LatentCritic::new(layout, p)?;
             return Ok(Opponent::Latent { frozen: trained.detached(), trained });
         }
         if let Some(projection) = projection {
-            let heads = Heads::new(layout.resolution, layout.classes, p)?;
+            let heads = Heads::new(layout.resolution, layout.classes, recipe.minibatch_std, p)?;
             return Ok(Opponent::Projected { projection: Box::new(projection), heads });
         }
         let config = discriminator::Config { channels: layout.channels.clone(), group };

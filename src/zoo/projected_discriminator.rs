@@ -5,11 +5,13 @@
 //! D would otherwise have to find out, which is what a budget of a CPU is short of.
 //!
 //! Ours differs: the finest scale also has the pixels, because a narrow classifier sees little of their colours; no batch norm, no
-//! augmentation; a class is projected onto the last map (Miyato and Koyama, ICLR 2018).
+//! augmentation; a class is projected onto the last map (Miyato and Koyama, ICLR 2018). Where the recipe says so, the last map of every head has
+//! the minibatch standard deviation of PGGAN's D (Karras et al., ICLR 2018, section 3), over a shard, as one channel more.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::adversarial::Objective;
+use super::discriminator::Dual;
 use super::pool::Pool;
 use super::schedule::Recipe;
 use crate::Error;
@@ -103,6 +105,9 @@ impl Projection {
 pub(super) fn projection(recipe: &Recipe, pool: &Pool, layout: &Layout, device: &Device) -> crate::Result<Option<Projection>> {
     let Some(card) = &recipe.projected_on else {
         return match layout.classes {
+            0 if recipe.minibatch_std => {
+                Err(Error::usage("minibatch_std is of D on the features of a classifier (projected_on); a D of images has it"))
+            }
             0 => Ok(None),
             _ => Err(Error::usage("a generator with classes needs D on the features of a classifier (projected_on)")),
         };
@@ -118,10 +123,11 @@ pub(super) fn projection(recipe: &Recipe, pool: &Pool, layout: &Layout, device: 
 struct Head {
     down: Vec<Conv>,
     last: Conv,
+    minibatch_std: bool,
 }
 
 impl Head {
-    fn new(p: &Params, scale: usize, side: usize, classes: usize) -> Result<Self> {
+    fn new(p: &Params, scale: usize, side: usize, classes: usize, minibatch_std: bool) -> Result<Self> {
         let mut down = Vec::new();
         let (mut from, mut side) = (MIXED[scale], side);
         while side > LAST {
@@ -129,7 +135,8 @@ impl Head {
             down.push(Conv::new(&p.pp("down").pp(down.len()), from, to, 4, SCHEME)?);
             (from, side) = (to, side / 2);
         }
-        Ok(Head { down, last: Conv::new(&p.pp("last"), from, 1 + classes, 3, SCHEME)? })
+        from += usize::from(minibatch_std);
+        Ok(Head { down, last: Conv::new(&p.pp("last"), from, 1 + classes, 3, SCHEME)?, minibatch_std })
     }
 
     /// [n, 16]
@@ -137,6 +144,9 @@ impl Head {
         let mut x = map.clone();
         for conv in &self.down {
             x = ops::conv2d_lrelu(&x, &conv.kernel.weight()?, Some(&conv.bias), 2, 1, SLOPE)?;
+        }
+        if self.minibatch_std {
+            x = Dual::plain(&x).minibatch_std(x.dim(0)?)?.value;
         }
         let scores = self.last.forward(&x)?.flatten_from(2)?;
         let plain = scores.narrow(1, 0, 1)?.squeeze(1)?;
@@ -156,8 +166,8 @@ pub struct Heads(Vec<Head>);
 
 impl Heads {
     /// For images of this resolution and so many classes (0: none).
-    pub fn new(resolution: usize, classes: usize, p: &Params) -> Result<Self> {
-        let head = |scale: usize| Head::new(&p.pp("heads").pp(scale), scale, resolution >> scale, classes);
+    pub fn new(resolution: usize, classes: usize, minibatch_std: bool, p: &Params) -> Result<Self> {
+        let head = |scale: usize| Head::new(&p.pp("heads").pp(scale), scale, resolution >> scale, classes, minibatch_std);
         Ok(Heads((0..TAPS.len()).map(head).collect::<Result<_>>()?))
     }
 

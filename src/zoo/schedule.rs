@@ -35,6 +35,9 @@ pub struct Recipe {
     /// The card of the classifier on whose features D stands ([`super::projected_discriminator`]); without it D sees the images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub projected_on: Option<String>,
+    /// Whether such a D sees how much the images of a batch differ, as PGGAN's own does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub minibatch_std: bool,
     /// The least and the greatest magnitude that a noise strength may take. A projected D lets most of them die: it never asks for noise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<(f64, f64)>,
