@@ -1,10 +1,14 @@
 //! The regression gate: the fixtures' verdicts stand in parity; here whole records, planted losses, reseeding and unlike things.
 
+use std::path::Path;
+
 use mtv_bench::record::Record;
 use mtv_bench::record::compare::{Check, Verdict, check};
 use mtv_bench::record::golden::Golden;
 use mtv_bench::record::stats::Interval;
 use mtv_bench::report::verdicts;
+use mtv_bench::spec::Card;
+use mtv_bench::spec::card::Source;
 
 use crate::tables::sample;
 
@@ -290,4 +294,26 @@ fn exit_codes_tell_a_script_what_happened() {
     expect(&["lint-table", "narrow.csv"], 0, "10.32 dB above the PSNR of the mean MSE");
     expect(&["lint-table", "rival.csv", "--mse-range", "0"], 2, "is not the width of a range");
     expect(&["lint-table", "absent.csv"], 4, "absent.csv: no such file");
+}
+
+/// A network that was trained anew makes all scores that stand on it stale: they are to be measured again with it.
+#[test]
+fn committed_scores_are_of_the_networks_that_ship() -> mtv_bench::Result<()> {
+    let mut compared = 0;
+    for folder in ["results/golden", "results/records"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        for path in std::fs::read_dir(&folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            let packed = path.extension().is_some_and(|end| end == "gz");
+            let weights = if packed { Record::read(&path)?.provenance.weights } else { Golden::read(&path)?.weights };
+            for (name, sha256) in weights {
+                let card = Card::load(&name)?;
+                if !matches!(card.source, Source::Seeded(_)) {
+                    assert_eq!(card.sha256, Some(sha256), "{}: {name}", path.display());
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert!(compared >= 100, "{compared}");
+    Ok(())
 }
