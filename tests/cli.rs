@@ -391,6 +391,15 @@ fn help_names_every_exit_code() {
 }
 
 #[test]
+fn a_training_that_was_never_begun_is_not_resumed() {
+    let sandbox = Sandbox::new();
+    for (network, folder) in [("stylegan1_tiny", "mini/stylegan1_tiny"), ("psp", "mini/psp")] {
+        let message = format!("results/cache/zoo/{folder}: no state of this training is here; train without --resume");
+        refused(&sandbox.run(&["zoo", "train", network, "--resume"]), 2, &message);
+    }
+}
+
+#[test]
 fn a_card_of_weights_or_a_curve_that_is_not_there() {
     let sandbox = Sandbox::new();
     let card = |more: &[&str]| sandbox.run(&[&["zoo", "card", "stylegan1_tiny"], more].concat());

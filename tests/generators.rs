@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use mtv_bench::generators::{
-    Family, Generator, Stage, Synthesis, Target, biggan, draw_noise, family_of, open, pggan, stylegan1, stylegan2,
+    Family, Generator, Stage, Synthesis, Target, Tensors, biggan, draw_noise, family_of, open, pggan, stylegan1, stylegan2,
 };
 use mtv_bench::params::Params;
 use mtv_bench::random::Stream;
@@ -21,6 +21,41 @@ fn small_stylegan2() -> stylegan2::Config {
         mapping_layers: 2,
         mapping_fmaps: 6,
         ..stylegan2::Config::paper(16)
+    }
+}
+
+/// With labels the mapping network is that of twice as long a z, to which the embedding of the class is joined; genforce's raw file of it
+/// keeps the embeddings as they are.
+#[test]
+fn a_stylegan2_with_labels_joins_the_embedding_of_the_class_to_z() {
+    let config = stylegan2::Config { label_size: 3, ..small_stylegan2() };
+    let p = Params::fresh(1, DType::F64, &Device::Cpu);
+    stylegan2::StyleGan2::new(&config, &p).unwrap();
+    shaken(&p);
+    let raw = |mut tensors: Tensors| {
+        tensors.insert("synthesis.upsample.kernel".into(), draw("kernel", &[4, 4]));
+        tensors
+    };
+    let target = Target::new(DType::F64, &Device::Cpu, "test");
+    let (z, classes) = (draw("z", &[4, 6]), Tensor::new(&[2u32, 0, 1, 2], &Device::Cpu).unwrap());
+    for tensors in [p.snapshot().unwrap(), raw(p.snapshot().unwrap())] {
+        let net = stylegan2::open(tensors.clone(), &target).unwrap();
+        assert_eq!((net.layout().classes, net.layout().z_dim), (3, 6));
+        let mut plain = tensors;
+        let embedding = plain.remove("mapping.label_weight").unwrap().index_select(&classes, 0).unwrap();
+        let plain = stylegan2::open(plain, &target).unwrap();
+        assert_eq!((plain.layout().classes, plain.layout().z_dim), (0, 12));
+        let want = plain.map(&Tensor::cat(&[&z, &embedding], 1).unwrap(), None).unwrap();
+        let rows = Tensor::new(&[[0f64, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], &Device::Cpu).unwrap();
+        for classes in [&classes, &rows] {
+            let got = net.map(&z, Some(classes)).unwrap();
+            let off = (got - &want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            assert!(off < 1e-12, "{off}");
+        }
+        for classes in [None, Some(Tensor::new(&[3u32, 0, 0, 0], &Device::Cpu).unwrap())] {
+            let refused = net.map(&z, classes.as_ref()).unwrap_err().to_string();
+            assert!(refused.contains("3 classes"), "{refused}");
+        }
     }
 }
 

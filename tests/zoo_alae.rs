@@ -39,6 +39,7 @@ pub fn recipe() -> Recipe {
         batch: 8,
         lr: 1.5e-3,
         critic_lr: None,
+        lr_steps: vec![],
         stages: vec![24, 16],
         fade: 8,
         gamma: vec![(0, 0.4)],

@@ -114,6 +114,7 @@ fn recipe() -> Recipe {
         batch: 8,
         lr: 3e-3,
         critic_lr: None,
+        lr_steps: vec![],
         stages: vec![16, 24],
         fade: 16,
         gamma: vec![(0, 0.4), (16, 0.7)],
@@ -130,6 +131,10 @@ fn recipe() -> Recipe {
 
 fn pggan_recipe() -> Recipe {
     Recipe { gamma: vec![], objective: Objective::PGGAN, ..recipe() }
+}
+
+fn build_stylegan2_of_classes(p: &Params) -> candle_core::Result<Box<gan::Network>> {
+    Form::stylegan2_of_classes(16, 8, 64, 10).build(p)
 }
 
 fn build_biggan(p: &Params) -> candle_core::Result<Box<gan::Network>> {
@@ -167,11 +172,12 @@ fn weights(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn a_training_resumed_after_every_step_equals_an_unbroken_one() -> mtv_bench::Result<()> {
     type Build = fn(&Params) -> candle_core::Result<Box<gan::Network>>;
     type Draw = fn(&Recipe) -> Pool;
-    let cases: [(Build, Recipe, Draw); 5] = [
+    let cases: [(Build, Recipe, Draw); 6] = [
         (build, recipe(), pool),
         (build_pggan, pggan_recipe(), pool),
         (build_biggan, biggan_recipe(), objects_pool),
         (build, projected_recipe(), objects_pool),
+        (build_stylegan2_of_classes, projected_recipe(), objects_pool),
         (build, crate::zoo_alae::recipe(), pool),
     ];
     for (build, recipe, pool) in cases {
@@ -192,6 +198,17 @@ fn a_training_resumed_after_every_step_equals_an_unbroken_one() -> mtv_bench::Re
         assert_eq!(weights(whole.path()), weights(broken.path()));
     }
     Ok(())
+}
+
+/// The steps are of G alone; the fall at the end is of both.
+#[test]
+fn the_learning_rate_of_the_generator_goes_in_steps() {
+    let recipe = Recipe { critic_lr: Some(1e-3), lr_steps: vec![(8, 2e-3), (24, 1e-3)], ..recipe() };
+    let rates = [0, 7, 8, 23, 24, 30].map(|shown| recipe.at(shown)).map(|point| (point.lr, point.critic_lr));
+    assert_eq!(
+        rates,
+        [(3e-3, 1e-3), (3e-3, 1e-3), (2e-3, 1e-3), (2e-3 * 0.85, 1e-3 * 0.85), (1e-3 * 0.8, 1e-3 * 0.8), (1e-3 * 0.5, 1e-3 * 0.5)]
+    );
 }
 
 /// The slope of `loss` in one value of a variable, by moving it.

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::{Result, Tensor, bail};
 
 use super::checkpoint::{Target, Tensors, count, numbered, width_table};
-use super::{Family, Generator, Layout, Mixing, NoiseSite, Stage, Synthesis, TrainingMode, noise_of, width};
+use super::{Family, Generator, Layout, Mixing, NoiseSite, Stage, Synthesis, TrainingMode, class_rows, noise_of, width};
 use crate::ops;
 use crate::params::{Init, Params};
 
@@ -32,6 +32,8 @@ pub struct Config {
     pub resolution: usize,
     pub z_dim: usize,
     pub w_dim: usize,
+    /// Length of the one-hot label that the mapping network sees beside z; 0 for none.
+    pub label_size: usize,
     /// Channels at resolution r are min(fmaps_base / r, fmaps_max).
     pub fmaps_base: usize,
     pub fmaps_max: usize,
@@ -47,6 +49,7 @@ impl Config {
             resolution,
             z_dim: 512,
             w_dim: 512,
+            label_size: 0,
             fmaps_base: 32768,
             fmaps_max: 512,
             mapping_layers: 8,
@@ -69,7 +72,7 @@ impl Config {
             // The 4 px block has one layer only.
             noise: sites.skip(1).collect(),
             channels,
-            classes: 0,
+            classes: self.label_size,
         }
     }
 }
@@ -146,6 +149,8 @@ pub struct Trace {
 /// The network. See [`Generator`] for its use.
 pub struct StyleGan2 {
     layout: Layout,
+    /// The embeddings of the classes [classes, z_dim], where there are any.
+    labels: Option<Tensor>,
     mapping: Vec<(Tensor, Tensor)>,
     constant: Tensor,
     layers: Vec<Layer>,
@@ -165,8 +170,12 @@ impl StyleGan2 {
             bail!("StyleGANv2: resolution {} must be a power of two from 8 up, with at least one mapping layer", cfg.resolution)
         }
         let layout = cfg.layout();
+        let labels = match cfg.label_size {
+            0 => None,
+            count => Some(p.get("mapping.label_weight", (count, cfg.z_dim), Init::Normal(1.0))?),
+        };
         let mut mapping = Vec::new();
-        let mut inputs = cfg.z_dim;
+        let mut inputs = cfg.z_dim * if labels.is_some() { 2 } else { 1 };
         for i in 0..cfg.mapping_layers {
             let outputs = if i + 1 == cfg.mapping_layers { cfg.w_dim } else { cfg.mapping_fmaps };
             let dense = p.pp(format!("mapping.dense{i}"));
@@ -193,7 +202,8 @@ impl StyleGan2 {
             outputs.push(Modulated::new(&p, (cfg.image_channels, c, 1, 1), c, cfg.image_channels, cfg.w_dim)?);
         }
         let constant = synthesis.get("early_layer.const", (1, layout.channels[0].1, 4, 4), Init::Normal(1.0))?;
-        Ok(StyleGan2 { layout, mapping, constant, layers, outputs, stored_noise: Vec::new(), centre: None, drifting: Mutex::new(None) })
+        let (stored_noise, centre, drifting) = (Vec::new(), None, Mutex::new(None));
+        Ok(StyleGan2 { layout, labels, mapping, constant, layers, outputs, stored_noise, centre, drifting })
     }
 
     /// The same network with this centre of truncation, [rows or 1, w_dim].
@@ -206,9 +216,16 @@ impl StyleGan2 {
         StyleGan2 { stored_noise, ..self }
     }
 
-    /// z [n, z_dim] to w [n, w_dim].
-    pub fn w(&self, z: &Tensor) -> Result<Tensor> {
-        let mut w = ops::pixel_norm(z, EPS)?;
+    /// z [n, z_dim] to w [n, w_dim]; where there are labels, with the classes of the images, as in [`Generator::map`]: the embedding of each
+    /// is joined to its z, then both are normalised.
+    pub fn w(&self, z: &Tensor, classes: Option<&Tensor>) -> Result<Tensor> {
+        let mut w = match &self.labels {
+            None => ops::pixel_norm(z, EPS)?,
+            Some(labels) => {
+                let embedded = class_rows(&self.layout, classes, z)?.matmul(labels)?;
+                ops::pixel_norm(&Tensor::cat(&[z, &embedded], 1)?, EPS)?
+            }
+        };
         for (weight, bias) in &self.mapping {
             w = ops::leaky_relu(&ops::linear(&w, weight, Some(bias))?, SLOPE)?.affine(2f64.sqrt(), 0.0)?;
         }
@@ -222,15 +239,16 @@ impl StyleGan2 {
 
     /// The latent and the new centre when the network is left in training mode, as the released scripts leave it: the centre moves
     /// towards the mean w of the batch, then, if `mix` gives another z and a cutoff, the rows before the cutoff come from that z,
-    /// then the latent is truncated with the moved centre. `centre` is [1, w_dim].
+    /// then the latent is truncated with the moved centre. `centre` is [1, w_dim]; `classes` are those of both z.
     pub fn map_in_training(
         &self,
         z: &Tensor,
+        classes: Option<&Tensor>,
         mix: Option<(&Tensor, usize)>,
         (psi, layers): (f64, usize),
         centre: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
-        let w = self.w(z)?;
+        let w = self.w(z, classes)?;
         let centre = ((centre * CENTRE_DECAY)? + (w.mean_keepdim(0)?.detach() * (1.0 - CENTRE_DECAY))?)?;
         let mut latent = self.rows(&w)?;
         if let Some((other, cutoff)) = mix {
@@ -238,7 +256,7 @@ impl StyleGan2 {
             if cutoff == 0 || cutoff >= rows {
                 bail!("style mixing: the cutoff is {cutoff}, it must lie between 1 and {}", rows - 1)
             }
-            let other = self.rows(&self.w(other)?)?;
+            let other = self.rows(&self.w(other, classes)?)?;
             latent = Tensor::cat(&[other.narrow(1, 0, cutoff)?, latent.narrow(1, cutoff, rows - cutoff)?], 1)?;
         }
         Ok((self.truncate(&latent, psi, layers, Some(&centre))?, centre))
@@ -288,8 +306,8 @@ impl Generator for StyleGan2 {
         &self.layout
     }
 
-    fn map(&self, z: &Tensor, _classes: Option<&Tensor>) -> Result<Tensor> {
-        self.rows(&self.w(z)?)
+    fn map(&self, z: &Tensor, classes: Option<&Tensor>) -> Result<Tensor> {
+        self.rows(&self.w(z, classes)?)
     }
 
     fn synthesize(&self, latent: &Tensor, with: &Synthesis) -> Result<Tensor> {
@@ -325,7 +343,7 @@ impl Generator for StyleGan2 {
 }
 
 impl TrainingMode for StyleGan2 {
-    fn latent(&self, z: &Tensor, _classes: Option<&Tensor>, mixing: &Mixing, psi: f64, layers: usize) -> Result<Tensor> {
+    fn latent(&self, z: &Tensor, classes: Option<&Tensor>, mixing: &Mixing, psi: f64, layers: usize) -> Result<Tensor> {
         let start = match (&*self.drifting(), &self.centre) {
             (Some(centre), _) => centre.clone(),
             (None, Some(centre)) => centre.narrow(0, 0, 1)?,
@@ -333,7 +351,7 @@ impl TrainingMode for StyleGan2 {
             (None, None) => Tensor::zeros((1, self.layout.w_dim), z.dtype(), z.device())?,
         };
         let mix = mixing.cutoff.map(|cutoff| (&mixing.z, cutoff));
-        let (latent, centre) = self.map_in_training(z, mix, (psi, layers), &start)?;
+        let (latent, centre) = self.map_in_training(z, classes, mix, (psi, layers), &start)?;
         *self.drifting() = Some(centre.detach());
         Ok(latent)
     }
@@ -380,10 +398,14 @@ pub fn open(tensors: Tensors, target: &Target) -> crate::Result<StyleGan2> {
     let resolution = 2 << blocks;
     let channels = |k: usize| Ok((4 << k, target.dims::<4>(&tensors, &format!("synthesis.output{k}.weight"))?[1]));
     let (fmaps_base, fmaps_max) = width_table(&(0..blocks).map(channels).collect::<crate::Result<Vec<_>>>()?);
-    let [mapping_fmaps, z_dim] = target.dims(&tensors, "mapping.dense0.weight")?;
+    let [mapping_fmaps, inputs] = target.dims(&tensors, "mapping.dense0.weight")?;
+    let [label_size, z_dim] = match tensors.contains_key("mapping.label_weight") {
+        true => target.dims(&tensors, "mapping.label_weight")?,
+        false => [0, inputs],
+    };
     let [w_dim, _] = target.dims(&tensors, &format!("mapping.dense{}.weight", mapping_layers - 1))?;
     let [image_channels, ..] = target.dims::<4>(&tensors, "synthesis.output0.weight")?;
-    let cfg = Config { resolution, z_dim, w_dim, fmaps_base, fmaps_max, mapping_layers, mapping_fmaps, image_channels };
+    let cfg = Config { resolution, z_dim, w_dim, label_size, fmaps_base, fmaps_max, mapping_layers, mapping_fmaps, image_channels };
 
     let place = |t: Tensor| t.to_dtype(target.dtype)?.to_device(&target.device)?.contiguous();
     let build = || -> Result<StyleGan2> {
@@ -408,6 +430,7 @@ fn effective(name: &str, t: &Tensor, turn: bool) -> Result<Tensor> {
     let layer = name.strip_prefix("synthesis.layer").and_then(numbered);
     let fan_in = |t: &Tensor| t.elem_count() as f64 / t.dim(0).unwrap_or(1) as f64;
     match (layer, name) {
+        (_, "mapping.label_weight") => Ok(t.clone()),
         (_, name) if name.starts_with("mapping.") && name.ends_with(".weight") => t * (MAPPING_LR / fan_in(t).sqrt()),
         (_, name) if name.starts_with("mapping.") => t * MAPPING_LR,
         (Some((i, "weight")), _) if i % 2 == 1 => {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::generators::{self, Family, Generator, Target, biggan, pggan, stylegan1, stylegan2};
+use crate::generators::{self, Family, Generator, Target, biggan, draw_classes, pggan, stylegan1, stylegan2};
 use crate::images::{Filter, Pictures, Rgb8, Shape, fit};
 use crate::inverters::alae;
 use crate::inverters::baseline::Baseline;
@@ -59,16 +59,17 @@ pub(crate) fn seeded(card: &Card, seed: u64, target: &Target) -> Result<Box<dyn 
             let config = stylegan1::Config { z_dim, w_dim, fmaps_base, fmaps_max, mapping_layers, mapping_fmaps, ..paper };
             stylegan1::StyleGan1::new(&config, &fresh)?;
             let net = stylegan1::StyleGan1::new(&config, &frozen()?)?;
-            let centre = mean_w(latent, &target.device, |z| net.w(z))?;
+            let centre = mean_w(&net, &target.device)?;
             Ok(Box::new(net.with_centre(centre)))
         }
         (Some(Family::StyleGan2), Some(resolution), Some(latent), Some(fmaps_base), Some(fmaps_max)) => {
             let (z_dim, w_dim, mapping_fmaps) = (latent, latent, latent);
             let paper = stylegan2::Config::paper(resolution);
-            let config = stylegan2::Config { z_dim, w_dim, fmaps_base, fmaps_max, mapping_layers, mapping_fmaps, ..paper };
+            let label_size = network.classes.unwrap_or(0);
+            let config = stylegan2::Config { z_dim, w_dim, label_size, fmaps_base, fmaps_max, mapping_layers, mapping_fmaps, ..paper };
             stylegan2::StyleGan2::new(&config, &fresh)?;
             let net = stylegan2::StyleGan2::new(&config, &frozen()?)?;
-            let centre = mean_w(latent, &target.device, |z| net.w(z))?;
+            let centre = mean_w(&net, &target.device)?;
             Ok(Box::new(net.with_centre(centre)))
         }
         (Some(Family::Pggan), Some(resolution), Some(z_dim), Some(fmaps_base), Some(fmaps_max)) => {
@@ -92,11 +93,12 @@ pub(crate) fn seeded(card: &Card, seed: u64, target: &Target) -> Result<Box<dyn 
     }
 }
 
-/// The mean of w over [`CENTRE_SAMPLES`] z: [1, w_dim].
-fn mean_w(z_dim: usize, device: &Device, w: impl Fn(&Tensor) -> candle_core::Result<Tensor>) -> Result<Tensor> {
-    let ids: Vec<u64> = (0..CENTRE_SAMPLES).collect();
-    let z = Stream::new(0, "centre").normal_rows(&ids, &[z_dim], device)?;
-    Ok(w(&z)?.mean_keepdim(0)?)
+/// The mean of w over [`CENTRE_SAMPLES`] z, of all classes where there are any: [1, w_dim].
+fn mean_w(generator: &dyn Generator, device: &Device) -> Result<Tensor> {
+    let (ids, layout): (Vec<u64>, _) = ((0..CENTRE_SAMPLES).collect(), generator.layout());
+    let z = Stream::new(0, "centre").normal_rows(&ids, &[layout.z_dim], device)?;
+    let classes = draw_classes(layout, &Stream::new(0, "centre-class"), &ids, device)?;
+    Ok(generator.map(&z, classes.as_ref())?.narrow(1, 0, 1)?.squeeze(1)?.mean_keepdim(0)?)
 }
 
 /// The frozen VGG16 of a card, of any width.

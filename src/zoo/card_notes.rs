@@ -28,15 +28,20 @@ fn of_projected(recipe: &Recipe, card: &str, judge: &str, and_objective: &str) -
     )
 }
 
+/// The bounds of the noise strengths, and why there are any.
+fn of_noise(bounds: Option<(f64, f64)>) -> String {
+    bounds.map_or(String::new(), |(least, most)| {
+        format!(
+            ", with every noise strength kept between {least} and {most}: nothing that a projected discriminator learns asks for noise, and \
+            without the bounds most strengths die"
+        )
+    })
+}
+
 /// The phases after the first.
 fn of_phases(recipe: &Recipe, judge: &str) -> String {
     let phase = |(before, next): (&Recipe, &Recipe)| {
-        let noise = next.noise.map_or(String::new(), |(least, most)| {
-            format!(
-                ", with every noise strength kept between {least} and {most}: nothing that a projected discriminator learns asks for noise, and \
-                without the bounds most strengths die"
-            )
-        });
+        let noise = of_noise(next.noise);
         let objective = if next.objective == before.objective { String::new() } else { format!(", with {}", next.objective.title()) };
         let critic = match &next.projected_on {
             Some(card) if before.projected_on.is_none() => of_projected(next, card, judge, " and objective in this part"),
@@ -62,16 +67,18 @@ pub fn of(network: &Network) -> String {
             let samples = match form {
                 Form::Pggan(_) => "",
                 Form::BigGan { .. } => " of truncation 1, each class equally often",
+                Form::StyleGan2(config) if config.label_size > 0 => " with full noise and no truncation, each class equally often",
                 Form::StyleGan1(_) | Form::StyleGan2(_) => " with full noise and no truncation",
             };
             let common = format!(
-                "Learned from {} pictures of {} (seed {}){growing} with {}. \
+                "Learned from {} pictures of {} (seed {}){growing} with {}{}. \
                 Distances and factors are those of {judge} on 8-bit samples{samples}; spread_* is the standard deviation \
                 of a regressed factor relative to that on held-out renders",
                 recipe.pool,
                 source.name(),
                 SEED,
                 recipe.objective.title(),
+                of_noise(recipe.noise),
             );
             let of_source = match source {
                 Source::Faces(_) => {
@@ -102,6 +109,11 @@ pub fn of(network: &Network) -> String {
                 Form::StyleGan1(_) | Form::Pggan(_) => "",
                 Form::StyleGan2(_) if grows => {
                     " It grows (a block's toRGB fades in), and there is no path length regulariser and no style mixing."
+                }
+                Form::StyleGan2(config) if config.label_size > 0 => {
+                    " The mapping network, of two layers, is told the class by an embedding beside z, and so is the discriminator (Miyato and \
+                    Koyama, ICLR 2018). class_accuracy: how often the judge sees the class that was asked for. Weights as 16-bit floats. There is \
+                    no path length regulariser and no style mixing."
                 }
                 Form::StyleGan2(_) => " There is no path length regulariser and no style mixing.",
                 Form::BigGan { .. } => {

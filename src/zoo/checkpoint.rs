@@ -55,6 +55,16 @@ pub fn load(path: &Path, device: &Device) -> Result<(BTreeMap<String, Tensor>, s
     read(&bytes, &path.display().to_string(), device)
 }
 
+/// As [`load`], of a training that goes on.
+pub fn resume(path: &Path, device: &Device) -> Result<(BTreeMap<String, Tensor>, serde_json::Value)> {
+    if path.is_file() { load(path, device) } else { Err(nothing_to_resume(path.parent().unwrap_or(path))) }
+}
+
+/// What `--resume` says of a folder that no training of the network has left.
+pub fn nothing_to_resume(folder: &Path) -> Error {
+    Error::usage(format!("{}: no state of this training is here; train without --resume", folder.display()))
+}
+
 /// As [`load`], from bytes; `origin` names them in errors.
 pub fn read(bytes: &[u8], origin: &str, device: &Device) -> Result<(BTreeMap<String, Tensor>, serde_json::Value)> {
     let corrupt = |what: String| Error::corrupt(format!("{origin}: {what}"));

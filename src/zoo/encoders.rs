@@ -136,8 +136,7 @@ pub fn train(recipe: &Recipe, folder: &Path, resume: bool, device: &Device) -> R
             std::fs::remove_dir_all(&earlier).map_err(|e| Error::io(&earlier, "removing an earlier training", e))?;
         }
     } else if store.find(&ingredients).is_err() && !store.interrupted(&ingredients) {
-        let place = folder.display();
-        return Err(Error::usage(format!("{place}: no state of this training is here; train without --resume")));
+        return Err(checkpoint::nothing_to_resume(folder));
     }
     let done = match store.find(&ingredients) {
         Ok(done) => done,

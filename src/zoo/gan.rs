@@ -106,7 +106,7 @@ impl Trainer {
     /// Errors: no state there, or one of another network.
     pub fn resume(folder: &Path, build: impl Build, pool: impl FnOnce(&Recipe) -> Pool, device: &Device) -> Result<Self> {
         let path = folder.join(STATE);
-        let (tensors, about) = checkpoint::load(&path, device)?;
+        let (tensors, about) = checkpoint::resume(&path, device)?;
         let progress: Progress =
             serde_json::from_value(about).map_err(|e| Error::corrupt(format!("{}: no state of a training: {e}", path.display())))?;
         let pool = pool(&progress.recipe);

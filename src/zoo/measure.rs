@@ -234,13 +234,14 @@ fn psnr(a: &Tensor, b: &Tensor) -> Result<f64> {
     Ok(mse.iter().map(|m| 10.0 * (4.0 / m.max(1e-12)).log10()).sum::<f64>() / mse.len().max(1) as f64)
 }
 
-/// The mean w `[1, w_dim]` over `count` latents.
+/// The mean w `[1, w_dim]` over `count` latents, of all classes where there are any.
 pub fn mean_w(generator: &dyn Generator, seed: u64, count: usize, device: &Device) -> Result<Tensor> {
     let mut sum: Option<Tensor> = None;
     for first in (0..count).step_by(1000) {
         let ids: Vec<u64> = (first as u64..(first + 1000).min(count) as u64).collect();
         let z = Stream::new(seed, "zoo/centre").normal_rows(&ids, &[generator.layout().z_dim], device)?;
-        let w = generator.map(&z, None)?.narrow(1, 0, 1)?.squeeze(1)?.to_dtype(DType::F64)?.sum_keepdim(0)?;
+        let classes = draw_classes(generator.layout(), &Stream::new(seed, "zoo/centre-class"), &ids, device)?;
+        let w = generator.map(&z, classes.as_ref())?.narrow(1, 0, 1)?.squeeze(1)?.to_dtype(DType::F64)?.sum_keepdim(0)?;
         sum = Some(match sum {
             Some(sum) => (sum + w)?,
             None => w,

@@ -191,7 +191,9 @@ impl Network {
     /// Whether its weights ship as 16-bit floats: all of the zoo is to fit into 40 MB.
     fn ships_halved(&self) -> bool {
         match &self.training {
-            Training::Generator { recipe, .. } => recipe.objective == Objective::Alae,
+            Training::Generator { recipe, form, .. } => {
+                recipe.objective == Objective::Alae || matches!(form, Form::StyleGan2(config) if config.label_size > 0)
+            }
             Training::Encoder(recipe) => recipe.pictures.is_some(),
             _ => false,
         }

@@ -16,6 +16,9 @@ pub struct Recipe {
     /// Learning rate of the discriminator, where it is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub critic_lr: Option<f64>,
+    /// (images shown, learning rate of the generator from there on), in order: one that is fast at first stays behind a slow discriminator later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lr_steps: Vec<(u64, f64)>,
     /// Images shown at 8, 16, 32 ... px; 0 at all but the last for a network that does not grow.
     pub stages: Vec<u64>,
     /// Images during which a new resolution fades in, at most 40 % of its stage.
@@ -117,8 +120,10 @@ impl Recipe {
         };
         let stage = Stage { last: place + 1, blend };
         let left = 1.0 - shown as f64 / self.total() as f64;
-        let gamma = self.gamma.iter().rev().find(|(from, _)| shown >= *from).map_or(1.0, |(_, gamma)| *gamma);
+        let step_of =
+            |steps: &[(u64, f64)], first: f64| steps.iter().rev().find(|(from, _)| shown >= *from).map_or(first, |(_, value)| *value);
+        let gamma = step_of(&self.gamma, 1.0);
         let factor = if self.decay > 0.0 { (left / self.decay).clamp(0.05, 1.0) } else { 1.0 };
-        Point { stage, lr: self.lr * factor, critic_lr: self.critic_lr.unwrap_or(self.lr) * factor, gamma }
+        Point { stage, lr: step_of(&self.lr_steps, self.lr) * factor, critic_lr: self.critic_lr.unwrap_or(self.lr) * factor, gamma }
     }
 }

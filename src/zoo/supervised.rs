@@ -73,7 +73,7 @@ pub fn train<T: Task>(
 ) -> Result<(T, Params, f64)> {
     let path = folder.join(STATE);
     let (params, saved) = if resume {
-        let (tensors, about) = checkpoint::load(&path, device)?;
+        let (tensors, about) = checkpoint::resume(&path, device)?;
         let progress: Progress = serde_json::from_value(about).map_err(|e| Error::corrupt(format!("{}: {e}", path.display())))?;
         if progress.recipe != *recipe {
             return Err(Error::usage(format!("{}: this state belongs to another recipe; train without --resume", path.display())));

@@ -231,7 +231,7 @@ fn psp_decoder(f: &Fixture) -> Option<Outcome> {
         o.equal("layout", "size", net.layout().resolution, f.arg("args", "size")?)?;
         o.equal("layout", "style_dim", net.layout().w_dim, f.arg("args", "style_dim")?)?;
         let plain = Synthesis::default();
-        let (w, w2) = (net.w(&t["in.z"])?, net.map(&t["in.z2"], None)?);
+        let (w, w2) = (net.w(&t["in.z"], None)?, net.map(&t["in.z2"], None)?);
         near(f, o, &t, "out.w", &w)?;
         let rows = net.map(&t["in.z"], None)?;
         near(f, o, &t, "out.latent_z", &rows)?;

@@ -258,9 +258,13 @@ fn stylegan2_genforce(f: &Fixture) -> Option<Outcome> {
         let (tol, tol_grad) = tolerances(f)?;
         let net = stylegan2::open(weights(&t), &target(f, DType::F32))?;
         widths(f, o, net.layout())?;
-        o.relative("forward", "mid.z_normed", &mtv_bench::ops::pixel_norm(&t["in.z"], 1e-8)?, &t["mid.z_normed"], tol)?;
-        o.relative("forward", "mid.w", &net.w(&t["in.z"])?, &t["mid.w"], tol)?;
-        let untruncated = net.map(&t["in.z"], None)?;
+        let label = t.get("in.label");
+        o.equal("layout", "label_size", net.layout().classes, f.opt("constructor", "label_size").unwrap_or(0))?;
+        if label.is_none() {
+            o.relative("forward", "mid.z_normed", &mtv_bench::ops::pixel_norm(&t["in.z"], 1e-8)?, &t["mid.z_normed"], tol)?;
+        }
+        o.relative("forward", "mid.w", &net.w(&t["in.z"], label)?, &t["mid.w"], tol)?;
+        let untruncated = net.map(&t["in.z"], label)?;
         let call = &f.entry["call"];
         let truncation = (call["trunc_psi"].as_f64().unwrap_or(1.0), call["trunc_layers"].as_u64().unwrap_or(0) as usize);
         o.relative("forward", "mid.wp", &net.truncate(&untruncated, truncation.0, truncation.1, None)?, &t["mid.wp"], tol)?;
@@ -301,7 +305,7 @@ fn stylegan2_genforce(f: &Fixture) -> Option<Outcome> {
             let mixing = mixing.to_vec1::<f32>()?;
             let mix = (mixing[0] < 0.9).then_some((&t["train.in.new_z"], mixing[1] as usize));
             let before = t["train.in.w_avg_before"].unsqueeze(0)?;
-            let (wp, after) = net.map_in_training(&t["in.z"], mix, truncation, &before)?;
+            let (wp, after) = net.map_in_training(&t["in.z"], label, mix, truncation, &before)?;
             o.relative("training", "train.out.w_avg_after", &after.squeeze(0)?, &t["train.out.w_avg_after"], tol)?;
             o.relative("training", "train.out.wp", &wp, &t["train.out.wp"], tol)?;
             o.relative("training", "train.out.image", &net.synthesize(&wp, &plain)?, &t["train.out.image"], tol)?;
