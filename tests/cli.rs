@@ -395,7 +395,7 @@ fn a_training_that_was_never_begun_is_not_resumed() {
     let sandbox = Sandbox::new();
     for (network, folder) in [("stylegan1_tiny", "mini/stylegan1_tiny"), ("psp", "mini/psp")] {
         let message = format!("results/cache/zoo/{folder}: no state of this training is here; train without --resume");
-        refused(&sandbox.run(&["zoo", "train", network, "--resume"]), 2, &message);
+        refused_with(&sandbox.run(&["zoo", "train", network, "--resume"]), 2, &[&message]);
     }
 }
 

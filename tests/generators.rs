@@ -32,7 +32,12 @@ fn a_stylegan2_with_labels_joins_the_embedding_of_the_class_to_z() {
     let p = Params::fresh(1, DType::F64, &Device::Cpu);
     stylegan2::StyleGan2::new(&config, &p).unwrap();
     shaken(&p);
+    // In such a file the kernel of an upsampling layer is that of a convolution.
     let raw = |mut tensors: Tensors| {
+        for name in ["synthesis.layer1.weight", "synthesis.layer3.weight"] {
+            let turned = tensors[name].transpose(0, 1).unwrap().contiguous().unwrap();
+            tensors.insert(name.into(), turned);
+        }
         tensors.insert("synthesis.upsample.kernel".into(), draw("kernel", &[4, 4]));
         tensors
     };
