@@ -215,7 +215,8 @@ pub fn all() -> Vec<Network> {
             name: "mini/stylegan2_classes",
             title: "StyleGANv2 on procedural objects, 64 px, 10 classes",
             training: objects(
-                // At 0.002 throughout, the distance was 58 after 60,000 images (39 with the step); at 0.0006 from the start, D won.
+                // At 0.002 throughout, the distance was 58 after 60,000 images (39 with the step). At 0.0006 from the start it was 208 after
+                // 10,000 (164), and D far ahead; that training was stopped at 12,000.
                 Recipe {
                     lr_steps: vec![(44_720, 6e-4)],
                     noise: Some((LEAST_NOISE, 0.02)),

@@ -16,7 +16,8 @@ pub struct Recipe {
     /// Learning rate of the discriminator, where it is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub critic_lr: Option<f64>,
-    /// (images shown, learning rate of the generator from there on), in order: one that is fast at first stays behind a slow discriminator later.
+    /// (images shown, learning rate of the generator from there on), in order: the rate that a beginning needs is too high later. The
+    /// discriminator's does not change with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lr_steps: Vec<(u64, f64)>,
     /// Images shown at 8, 16, 32 ... px; 0 at all but the last for a network that does not grow.
