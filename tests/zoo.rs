@@ -88,6 +88,24 @@ fn an_object_lies_under_its_mask_wherever_it_is() {
     assert_ne!(source.draw(Split::HeldOut, 0).rgb, source.draw(Split::Train, 0).rgb);
 }
 
+/// All else of a picture stays as it was; a network's pictures are those of its last phase.
+#[test]
+fn a_source_may_draw_one_class_alone() -> mtv_bench::Result<()> {
+    let all = source::Source::Objects(objects::Source::new(3));
+    let cars = all.clone().of_class(Some(1));
+    assert_eq!((CLASSES[1], all.class(), cars.class()), ("car", None, Some(1)));
+    for index in 0..30 {
+        let (one, car) = (all.draw(Split::Train, index), cars.draw(Split::Train, index));
+        assert_eq!((car.label.class, &car.label.factors), (1, &one.label.factors));
+        assert_eq!(car.rgb == one.rgb, one.label.class == 1);
+    }
+    assert_eq!(networks::Network::named("mini/stylegan2_cars")?.source().class(), Some(1));
+    assert_eq!(networks::Network::named("mini/stylegan2")?.source().class(), None);
+    let faces = source::Source::Faces(Source::new(3));
+    assert_eq!(faces.clone().of_class(Some(1)).draw(Split::Train, 0).rgb, faces.draw(Split::Train, 0).rgb);
+    Ok(())
+}
+
 #[test]
 fn a_pool_finds_another_picture_of_the_same_class() {
     let pool = Pool::draw(&source::Source::Objects(objects::Source::new(1)), Split::Train, 60);

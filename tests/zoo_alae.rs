@@ -39,7 +39,6 @@ pub fn recipe() -> Recipe {
         batch: 8,
         lr: 1.5e-3,
         critic_lr: None,
-        lr_steps: vec![],
         stages: vec![24, 16],
         fade: 8,
         gamma: vec![(0, 0.4)],
@@ -50,6 +49,8 @@ pub fn recipe() -> Recipe {
         projected_on: None,
         minibatch_std: false,
         noise: None,
+        kernel_scale: None,
+        class: None,
         then: None,
     }
 }

@@ -114,7 +114,6 @@ fn recipe() -> Recipe {
         batch: 8,
         lr: 3e-3,
         critic_lr: None,
-        lr_steps: vec![],
         stages: vec![16, 24],
         fade: 16,
         gamma: vec![(0, 0.4), (16, 0.7)],
@@ -125,6 +124,8 @@ fn recipe() -> Recipe {
         projected_on: None,
         minibatch_std: false,
         noise: None,
+        kernel_scale: None,
+        class: None,
         then: None,
     }
 }
@@ -134,7 +135,12 @@ fn pggan_recipe() -> Recipe {
 }
 
 fn build_stylegan2_of_classes(p: &Params) -> candle_core::Result<Box<gan::Network>> {
-    Form::stylegan2_of_classes(16, 8, 64, 10).build(p)
+    let Form::StyleGan2(plain) = Form::stylegan2(16, 8, 64) else { unreachable!("a StyleGANv2") };
+    Form::StyleGan2(mtv_bench::generators::stylegan2::Config { label_size: 10, mapping_layers: 2, ..plain }).build(p)
+}
+
+fn build_stylegan2(p: &Params) -> candle_core::Result<Box<gan::Network>> {
+    Form::stylegan2(16, 8, 64).build(p)
 }
 
 fn build_biggan(p: &Params) -> candle_core::Result<Box<gan::Network>> {
@@ -198,18 +204,6 @@ fn a_training_resumed_after_every_step_equals_an_unbroken_one() -> mtv_bench::Re
         assert_eq!(weights(whole.path()), weights(broken.path()));
     }
     Ok(())
-}
-
-/// The steps are of G alone; the fall at the end is of both.
-#[test]
-fn the_learning_rate_of_the_generator_goes_in_steps() {
-    let recipe = Recipe { critic_lr: Some(1e-3), lr_steps: vec![(8, 2e-3), (24, 1e-3)], ..recipe() };
-    let of = |shown: u64| (recipe.at(shown).lr, recipe.at(shown).critic_lr);
-    assert_eq!([0, 7, 8, 20].map(of), [(3e-3, 1e-3), (3e-3, 1e-3), (2e-3, 1e-3), (2e-3, 1e-3)]);
-    // Both have fallen by as much.
-    let (before, at) = (of(23), of(24));
-    assert!((before.0 / before.1 - 2.0).abs() < 1e-12 && (at.0 / at.1 - 1.0).abs() < 1e-12, "{before:?} {at:?}");
-    assert!((at.1 - 0.8e-3).abs() < 1e-12, "{at:?}");
 }
 
 /// The slope of `loss` in one value of a variable, by moving it.
@@ -474,6 +468,8 @@ fn a_recipe_whose_parts_do_not_fit_is_refused() {
     refused(Recipe { projected_on: None, ..biggan_recipe() }, build_biggan, "a generator with classes needs");
     refused(Recipe { minibatch_std: true, ..recipe() }, build, "minibatch_std is of");
     refused(Recipe { noise: Some((0.4, 0.1)), ..projected_recipe() }, build, "between 0.4 and 0.1");
+    refused(Recipe { kernel_scale: Some(0.5), ..projected_recipe() }, build, "only StyleGANv2");
+    refused(Recipe { kernel_scale: Some(0.0), ..projected_recipe() }, build_stylegan2, "kernel_scale = 0");
 }
 
 fn noise_strengths(params: &Params) -> BTreeMap<String, Vec<f32>> {
@@ -484,7 +480,7 @@ fn noise_strengths(params: &Params) -> BTreeMap<String, Vec<f32>> {
 /// Fresh networks have none: the bounds lift them at once, and the average is within them too; a sign that was learned stays.
 #[test]
 fn noise_strengths_stay_within_the_bounds_of_the_recipe() -> mtv_bench::Result<()> {
-    let forms: [fn(&Params) -> candle_core::Result<Box<gan::Network>>; 2] = [build, |p| Form::stylegan2(16, 8, 64).build(p)];
+    let forms: [fn(&Params) -> candle_core::Result<Box<gan::Network>>; 2] = [build, build_stylegan2];
     for build in forms {
         let bounded = Recipe { noise: Some((0.02, 0.021)), ..recipe() };
         let mut trainer = Trainer::new(bounded.clone(), build, pool(&bounded), &CPU)?;
@@ -509,6 +505,38 @@ fn noise_strengths_stay_within_the_bounds_of_the_recipe() -> mtv_bench::Result<(
         start = noise_strengths(trainer.average().1);
         assert!(start.values().flatten().all(|s| (s + 0.021).abs() < 1e-6), "{start:?}");
     }
+    Ok(())
+}
+
+/// Shorter kernels draw the same images and are turned further by a step; a training that goes on does not shorten them again.
+#[test]
+fn demodulated_kernels_are_scaled_once() -> mtv_bench::Result<()> {
+    let values = |t: &Tensor| t.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("f32");
+    let length = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    let mut turned = Vec::new();
+    let mut drawn = Vec::new();
+    for kernel_scale in [None, Some(0.25)] {
+        let recipe = Recipe { kernel_scale, ..projected_recipe() };
+        let mut trainer = Trainer::new(recipe.clone(), build_stylegan2, objects_pool(&recipe), &CPU)?;
+        drawn.push((values(&trainer.samples(&[0, 1])?), trainer.average().1.snapshot()?));
+        trainer.step()?;
+        let folder = tempfile::tempdir().expect("folder");
+        trainer.save(folder.path())?;
+        let kernels =
+            |trainer: &Trainer| -> mtv_bench::Result<Vec<f32>> { Ok(values(&trainer.average().1.snapshot()?["synthesis.layer2.weight"])) };
+        let after = kernels(&trainer)?;
+        assert_eq!(kernels(&Trainer::resume(folder.path(), build_stylegan2, objects_pool, &CPU)?)?, after);
+        let before = values(&drawn.last().expect("one").1["synthesis.layer2.weight"]);
+        let by: Vec<f32> = before.iter().zip(&after).map(|(a, b)| a - b).collect();
+        turned.push(length(&by) / length(&before));
+    }
+    let [(images, full), (of_short, short)] = &drawn[..] else { unreachable!("two") };
+    for (name, tensor) in full {
+        let scale = if name.starts_with("synthesis.layer") && !name.contains("style") && name.ends_with(".weight") { 0.25 } else { 1.0 };
+        assert!(values(tensor).iter().zip(values(&short[name])).all(|(a, b)| (a * scale - b).abs() < 1e-6), "{name}");
+    }
+    assert!(images.iter().zip(of_short).all(|(a, b)| (a - b).abs() < 1e-3));
+    assert!((turned[1] / turned[0] - 4.0).abs() < 0.5, "{turned:?}");
     Ok(())
 }
 

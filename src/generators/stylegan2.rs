@@ -77,6 +77,12 @@ impl Config {
     }
 }
 
+/// Whether a tensor of this name, in the native layout, is a kernel whose length demodulation undoes.
+pub(crate) fn is_demodulated_kernel(name: &str) -> bool {
+    let layer = name.strip_prefix("synthesis.layer").and_then(|rest| rest.strip_suffix(".weight"));
+    layer.is_some_and(|number| number.parse::<usize>().is_ok())
+}
+
 /// A weight and the affine map that makes its style, [n, inputs].
 struct Modulated {
     weight: Tensor,

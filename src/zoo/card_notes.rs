@@ -4,6 +4,7 @@ use super::adversarial::Objective;
 use super::encoders;
 use super::form::Form;
 use super::networks::{Network, Training};
+use super::objects::CLASSES;
 use super::schedule::{Recipe, Start};
 use super::source::{SEED, Source};
 
@@ -30,25 +31,43 @@ fn of_projected(recipe: &Recipe, card: &str, judge: &str, and_objective: &str) -
 
 /// The bounds of the noise strengths, and why there are any.
 fn of_noise(bounds: Option<(f64, f64)>) -> String {
-    bounds.map_or(String::new(), |(least, most)| {
-        format!(
+    match bounds {
+        None => String::new(),
+        Some((_, 0.0)) => ", without noise: what noise draws, w does not".into(),
+        Some((least, most)) => format!(
             ", with every noise strength kept between {least} and {most}: nothing that a projected discriminator learns asks for noise, and \
             without the bounds most strengths die"
-        )
-    })
+        ),
+    }
 }
 
 /// The phases after the first.
 fn of_phases(recipe: &Recipe, judge: &str) -> String {
     let phase = |(before, next): (&Recipe, &Recipe)| {
         let noise = of_noise(next.noise);
+        let class = match next.class {
+            Some(class) if before.class.is_none() => format!(", of pictures of the class \"{}\" alone", CLASSES[class]),
+            _ => String::new(),
+        };
+        let std = match (&before.projected_on, before.minibatch_std, next.minibatch_std) {
+            (Some(_), false, true) => " whose heads see the minibatch standard deviation, as PGGAN's does",
+            _ => "",
+        };
+        let kernels = next.kernel_scale.map_or(String::new(), |scale| {
+            format!(
+                " Its demodulated kernels are multiplied by {scale} first, which changes no image and makes every step turn them further: until \
+                then they had hardly moved from where they were drawn."
+            )
+        });
         let objective = if next.objective == before.objective { String::new() } else { format!(", with {}", next.objective.title()) };
         let critic = match &next.projected_on {
             Some(card) if before.projected_on.is_none() => of_projected(next, card, judge, " and objective in this part"),
             _ => String::new(),
         };
         let images = next.total();
-        format!(" Then {images} images more go on from the averaged generator, against a new discriminator{objective}{noise}.{critic}")
+        format!(
+            " Then {images} images more go on from the averaged generator, against a new discriminator{std}{objective}{class}{noise}.{kernels}{critic}"
+        )
     };
     recipe.phases().zip(recipe.phases().skip(1)).map(phase).collect()
 }
@@ -57,7 +76,7 @@ fn of_phases(recipe: &Recipe, judge: &str) -> String {
 pub fn of(network: &Network) -> String {
     match &network.training {
         Training::Generator { form, .. } if form.resolution() < 64 => {
-            format!("For tests: {} px, a minute of training.", form.resolution())
+            format!("For tests: {} px.", form.resolution())
         }
         Training::Generator { recipe, form, .. } => {
             let (source, judge) = (network.source(), network.judge());
@@ -67,7 +86,6 @@ pub fn of(network: &Network) -> String {
             let samples = match form {
                 Form::Pggan(_) => "",
                 Form::BigGan { .. } => " of truncation 1, each class equally often",
-                Form::StyleGan2(config) if config.label_size > 0 => " with full noise and no truncation, each class equally often",
                 Form::StyleGan1(_) | Form::StyleGan2(_) => " with full noise and no truncation",
             };
             let common = format!(
@@ -90,7 +108,12 @@ pub fn of(network: &Network) -> String {
                         saw an accessory."
                     )
                 }
-                Source::Objects(_) => "; share_* how often the judge sees a class.".to_string(),
+                Source::Objects(_) if source.class().is_some() => "; held-out renders are those of the class alone; share_* how often the judge sees it; \
+                    recognized the share of pictures of whose class it is sure (a probability of 0.9 or more)."
+                    .to_string(),
+                Source::Objects(_) => "; share_* how often the judge sees a class; recognized the share of pictures of whose class it is sure (a probability of \
+                    0.9 or more)."
+                    .to_string(),
             };
             let of_critic = match (&recipe.projected_on, form) {
                 (Some(card), _) => {
@@ -109,11 +132,6 @@ pub fn of(network: &Network) -> String {
                 Form::StyleGan1(_) | Form::Pggan(_) => "",
                 Form::StyleGan2(_) if grows => {
                     " It grows (a block's toRGB fades in), and there is no path length regulariser and no style mixing."
-                }
-                Form::StyleGan2(config) if config.label_size > 0 => {
-                    " The mapping network, of two layers, is told the class by an embedding beside z, and so is the discriminator (Miyato and \
-                    Koyama, ICLR 2018). class_accuracy: how often the judge sees the class that was asked for. Weights as 16-bit floats. There is \
-                    no path length regulariser and no style mixing."
                 }
                 Form::StyleGan2(_) => " There is no path length regulariser and no style mixing.",
                 Form::BigGan { .. } => {

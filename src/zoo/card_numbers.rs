@@ -219,7 +219,7 @@ fn measure_generator(
     }
     match source {
         Source::Faces(_) => measure_faces(&mut m, &sampler, judge, &seen, &real)?,
-        Source::Objects(_) => measure_objects(&mut m, &seen, &real),
+        Source::Objects(_) => measure_objects(&mut m, source.class(), &seen, &real),
     }
     if let Some(share) = class_accuracy(&sampler, &seen)? {
         m.put("class_accuracy", share);
@@ -277,9 +277,19 @@ fn measure_faces(m: &mut Measured, sampler: &Sampler, judge: &Judge, seen: &Seen
     Ok(())
 }
 
-/// How often each class appears.
-fn measure_objects(m: &mut Measured, seen: &Seen, real: &Seen) {
+/// How often each class appears, and in how many pictures it is plain which.
+fn measure_objects(m: &mut Measured, class: Option<usize>, seen: &Seen, real: &Seen) {
     let (shares, of_source) = (seen.class_shares(objects::CLASSES.len()), real.class_shares(objects::CLASSES.len()));
+    let recognized = m.put("recognized", seen.recognized());
+    let known = m.put("source_recognized", real.recognized());
+    let enough = recognized >= 0.8 * known;
+    m.bar("the share of pictures of whose object the judge is sure, relative to the source's", recognized / known, enough, "at least 0.8");
+    if let Some(class) = class {
+        let share = m.put(&format!("share_{}", objects::CLASSES[class]), shares[class]);
+        let enough = share >= 0.8 * of_source[class];
+        m.bar("the share of pictures that the judge finds of the class", share, enough, "at least 0.8 of the source's");
+        return;
+    }
     let (mut least, mut rarest) = (f64::MAX, "");
     for ((name, share), source) in objects::CLASSES.iter().zip(&shares).zip(&of_source) {
         m.put(&format!("share_{name}"), *share);

@@ -49,25 +49,14 @@ impl Form {
 
     /// StyleGANv2 of such channels, w as long as z.
     pub fn stylegan2(resolution: usize, latent: usize, fmaps_base: usize) -> Self {
-        Form::StyleGan2(Self::stylegan2_config(resolution, latent, fmaps_base))
-    }
-
-    /// The same, told one of so many classes. Two mapping layers, as "Training Generative Adversarial Networks with Limited Data" (Karras et
-    /// al., NeurIPS 2020) has for the classes of CIFAR-10: after 10,000 images the distance was 50, with eight layers 73.
-    pub fn stylegan2_of_classes(resolution: usize, latent: usize, fmaps_base: usize, classes: usize) -> Self {
-        let plain = Self::stylegan2_config(resolution, latent, fmaps_base);
-        Form::StyleGan2(stylegan2::Config { label_size: classes, mapping_layers: 2, ..plain })
-    }
-
-    fn stylegan2_config(resolution: usize, latent: usize, fmaps_base: usize) -> stylegan2::Config {
-        stylegan2::Config {
+        Form::StyleGan2(stylegan2::Config {
             z_dim: latent,
             w_dim: latent,
             fmaps_base,
             fmaps_max: 64,
             mapping_fmaps: latent,
             ..stylegan2::Config::paper(resolution)
-        }
+        })
     }
 
     /// The network with these parameters.
@@ -120,15 +109,10 @@ impl Form {
             Form::StyleGan1(c) => (Family::StyleGan1, c.z_dim, c.fmaps_base, c.fmaps_max, Some(c.mapping_layers)),
             Form::StyleGan2(c) => (Family::StyleGan2, c.z_dim, c.fmaps_base, c.fmaps_max, Some(c.mapping_layers)),
         };
-        let classes = match self {
-            Form::StyleGan2(c) if c.label_size > 0 => Some(c.label_size),
-            _ => None,
-        };
         card::Network {
             family: family.name().into(),
             layout: "native".into(),
             latent: Some(latent),
-            classes,
             fmaps_base: Some(fmaps_base),
             fmaps_max: Some(fmaps_max),
             mapping_layers,

@@ -21,7 +21,8 @@ use super::projected_discriminator;
 use super::schedule::{Point, Recipe};
 use super::shards::{self, Shards};
 use crate::error::Kind;
-use crate::generators::{Generator, Stage, Tensors, is_noise_strength, spectral};
+use crate::generators::stylegan2::is_demodulated_kernel;
+use crate::generators::{Family, Generator, Stage, Tensors, is_noise_strength, spectral};
 use crate::optim::Optimizer;
 use crate::params::Params;
 use crate::spec::card::Curve;
@@ -149,6 +150,11 @@ impl Trainer {
             let (have, need) = (recipe.stages.len(), layout.channels.len() - 1);
             return Err(Error::usage(format!("{have} stages given; growth from 8 to {} px has {need}", layout.resolution)));
         }
+        if let Some(scale) = recipe.kernel_scale
+            && !(layout.family == Family::StyleGan2 && scale.is_finite() && scale > 0.0)
+        {
+            return Err(Error::usage(format!("kernel_scale = {scale}: it must be above 0, and only StyleGANv2 has demodulated kernels")));
+        }
         // The average starts as the generator itself: initial values depend on seed and name only.
         let average_params = params("average/", recipe.seed);
         let average = build(&average_params)?;
@@ -201,6 +207,8 @@ impl Trainer {
                 trainer.players.power_iteration()?;
                 trainer.average.power_iteration()?;
             }
+            trainer.scale_kernels(&trainer.generator_params)?;
+            trainer.scale_kernels(&trainer.average_params)?;
             trainer.hold_noise(&trainer.generator_params)?;
             trainer.hold_noise(&trainer.average_params)?;
             return Ok(trainer);
@@ -303,6 +311,15 @@ impl Trainer {
         self.step += 1;
         self.shown += n as u64;
         Ok(losses)
+    }
+
+    /// Multiplies the demodulated kernels by the recipe's factor.
+    fn scale_kernels(&self, generator: &Params) -> candle_core::Result<()> {
+        let Some(scale) = self.recipe.kernel_scale else { return Ok(()) };
+        for param in generator.vars().into_iter().filter(|param| is_demodulated_kernel(&param.name)) {
+            param.var.set(&(param.var.as_tensor() * scale)?)?;
+        }
+        Ok(())
     }
 
     /// Keeps every noise strength within the recipe's bounds, and its sign.

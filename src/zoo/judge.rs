@@ -100,6 +100,15 @@ impl Judge {
         self.outputs(features)?.narrow(1, 0, self.classes)?.contiguous()?.argmax(1)?.to_vec1()
     }
 
+    /// Features to the probability of the most likely class, 1 where there are no classes.
+    pub fn certainties(&self, features: &Tensor) -> Result<Vec<f32>> {
+        if self.classes == 0 {
+            return Ok(vec![1.0; features.dim(0)?]);
+        }
+        let logits = self.outputs(features)?.narrow(1, 0, self.classes)?.contiguous()?;
+        ops::log_softmax(&logits)?.max(1)?.exp()?.to_vec1()
+    }
+
     /// The mean squared error of the factors, plus the cross-entropy of the class.
     fn loss(&self, images: &Tensor, labels: &[&Label]) -> Result<Tensor> {
         let features = self.features(images)?;

@@ -15,6 +15,8 @@ use crate::random::Stream;
 const CHUNK: usize = 100;
 /// Pictures on each side of the Fréchet distance.
 pub const PICTURES: usize = 2000;
+/// The probability of a class from which on the judge is sure.
+const SURE: f32 = 0.9;
 /// The seed of the samples that are measured; no training uses it.
 pub const SAMPLE_SEED: u64 = 2023;
 
@@ -26,16 +28,19 @@ pub struct Seen {
     pub factors: Vec<Vec<f64>>,
     /// One per picture; 0 where the source has no classes.
     pub classes: Vec<u32>,
+    /// How probable the judge finds each; 1 where the source has no classes.
+    pub certainties: Vec<f32>,
 }
 
 impl Seen {
     /// What the judge sees in images `[n, 3, 64, 64]`, in chunks that `images(first, count)` gives; they are rounded to 8 bits.
     pub fn through(judge: &Judge, n: usize, images: impl Fn(usize, usize) -> Result<Tensor>) -> Result<Self> {
-        let mut seen = Seen { features: Vec::new(), factors: Vec::new(), classes: Vec::new() };
+        let mut seen = Seen { features: Vec::new(), factors: Vec::new(), classes: Vec::new(), certainties: Vec::new() };
         for first in (0..n).step_by(CHUNK) {
             let images = quantized(&images(first, CHUNK.min(n - first))?)?;
             let features = judge.features(&images)?;
             seen.classes.extend(judge.classes(&features)?);
+            seen.certainties.extend(judge.certainties(&features)?);
             seen.factors.extend(judge.factors(&features)?.to_dtype(DType::F64)?.to_vec2::<f64>()?);
             seen.features.extend(features.to_dtype(DType::F64)?.to_vec2::<f64>()?);
         }
@@ -76,6 +81,11 @@ impl Seen {
     pub fn class_shares(&self, count: usize) -> Vec<f64> {
         let share = |class: usize| self.classes.iter().filter(|&&c| c as usize == class).count() as f64 / self.len().max(1) as f64;
         (0..count).map(share).collect()
+    }
+
+    /// Share of the pictures of which the judge is sure what they show.
+    pub fn recognized(&self) -> f64 {
+        self.certainties.iter().filter(|c| **c >= SURE).count() as f64 / self.len().max(1) as f64
     }
 
     /// For each picture, the nearest of `others` and its distance.

@@ -97,10 +97,12 @@ impl Network {
         }
     }
 
-    /// The pictures that it learns from.
+    /// The pictures that it learns from, a generator in its last phase.
     pub fn source(&self) -> Source {
         let subject = match &self.training {
-            Training::Generator { subject, .. } => *subject,
+            Training::Generator { subject, recipe, .. } => {
+                return Source::of(*subject, source::SEED).of_class(recipe.phases().last().and_then(|phase| phase.class));
+            }
             Training::ObjectClassifier(_) | Training::ObjectJudge(_) => Subject::Objects,
             Training::Classifier(_) | Training::Judge(_) | Training::Identity(_) | Training::Encoder(_) => Subject::Faces,
         };
@@ -191,9 +193,7 @@ impl Network {
     /// Whether its weights ship as 16-bit floats: all of the zoo is to fit into 40 MB.
     fn ships_halved(&self) -> bool {
         match &self.training {
-            Training::Generator { recipe, form, .. } => {
-                recipe.objective == Objective::Alae || matches!(form, Form::StyleGan2(config) if config.label_size > 0)
-            }
+            Training::Generator { recipe, .. } => recipe.objective == Objective::Alae,
             Training::Encoder(recipe) => recipe.pictures.is_some(),
             _ => false,
         }

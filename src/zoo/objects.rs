@@ -76,6 +76,8 @@ pub struct Picture {
 #[derive(Clone)]
 pub struct Source {
     seed: u64,
+    /// The class of every object, where there is but one.
+    class: Option<usize>,
 }
 
 /// Pieces of clutter in the fullest picture.
@@ -83,7 +85,17 @@ const PIECES: usize = 9;
 
 impl Source {
     pub fn new(seed: u64) -> Self {
-        Source { seed }
+        Source { seed, class: None }
+    }
+
+    /// The same pictures, each with an object of this class (below 10) in place of its own; of all classes without one.
+    pub fn of_class(self, class: Option<usize>) -> Self {
+        Source { class, ..self }
+    }
+
+    /// The class of every object, where there is but one.
+    pub fn class(&self) -> Option<usize> {
+        self.class
     }
 
     /// Picture `index` of `split`; there is no last one.
@@ -100,7 +112,7 @@ impl Source {
         for &(factor, value) in changed {
             factors[factor as usize] = value.clamp(-1.0, 1.0);
         }
-        let class = class.unwrap_or(drawn) % CLASSES.len();
+        let class = class.or(self.class).unwrap_or(drawn) % CLASSES.len();
         let pieces = std::array::from_fn(|_| std::array::from_fn(|_| rng.random_range(-1.0f32..1.0)));
         let gradient = std::f32::consts::PI * rng.random_range(-1.0f32..1.0);
         let texture = Texture::draw(&mut rng);

@@ -19,6 +19,7 @@ use super::model_card;
 use super::networks::{self, Network};
 use super::pool::Pool;
 use super::schedule::Recipe;
+use super::source::Source;
 use crate::generators::biggan::{self, Truncation};
 use crate::generators::{Target, Tensors};
 use crate::inverters::alae;
@@ -80,7 +81,7 @@ impl Phase {
 
     /// Where `resume`, the training as it was left.
     fn trainer(&self, network: &Network, form: &Form, resume: bool, device: &Device) -> Result<Trainer> {
-        let draw = |recipe: &Recipe| Pool::draw(&network.source(), Split::Train, recipe.pool);
+        let draw = |recipe: &Recipe| Pool::draw(&pictures(network, recipe), Split::Train, recipe.pool);
         let build = |p: &Params| form.build(p);
         let recipe = self.before.recipe.clone();
         match &self.start {
@@ -124,7 +125,7 @@ pub(super) fn train(
         for recipe in trainer.recipe().phases() {
             report(&format!("images per stage: {:?}", recipe.stages));
         }
-        let gauge = gauge(network, form, trainer.recipe().total(), device, report)?;
+        let gauge = gauge(network, form, trainer.recipe(), device, report)?;
         let distance = |trainer: &Trainer| gauge.as_ref().map(|gauge| distance(gauge, form, trainer, device)).transpose();
         trainer.run(&phase.folder, 180.0, distance, &mut *report)?;
         let images = phase.before.images + trainer.shown();
@@ -148,9 +149,20 @@ pub(super) fn train(
     }
 }
 
+/// The pictures of a phase: those of the network, of the class that the phase sees.
+fn pictures(network: &Network, recipe: &Recipe) -> Source {
+    network.source().of_class(recipe.class)
+}
+
 /// What measures the generator on the way, where that is worth it.
-fn gauge<'a>(network: &Network, form: &Form, total: u64, device: &'a Device, report: &mut dyn FnMut(&str)) -> Result<Option<Gauge<'a>>> {
-    if !Gauge::is_worth(form.resolution(), total) {
+fn gauge<'a>(
+    network: &Network,
+    form: &Form,
+    recipe: &Recipe,
+    device: &'a Device,
+    report: &mut dyn FnMut(&str),
+) -> Result<Option<Gauge<'a>>> {
+    if !Gauge::is_worth(form.resolution(), recipe.total()) {
         return Ok(None);
     }
     let name = network.judge();
@@ -159,7 +171,7 @@ fn gauge<'a>(network: &Network, form: &Form, total: u64, device: &'a Device, rep
         return Ok(None);
     };
     let judge = networks::open_judge(&network.source(), &bytes, name, device)?;
-    Ok(Some(Gauge::new(network.source(), judge, device)))
+    Ok(Some(Gauge::new(pictures(network, recipe), judge, device)))
 }
 
 fn distance(gauge: &Gauge, form: &Form, trainer: &Trainer, device: &Device) -> Result<f64> {
@@ -195,7 +207,8 @@ fn seconds_left(network: &Network, form: &Form, trainer: &Trainer, device: &Devi
         let mut probe = vec![0; left.len()];
         probe[place] = 1 << 40;
         let probe = Recipe { stages: probe, ..recipe.clone() };
-        let mut trainer = Trainer::new(probe, |p: &Params| form.build(p), Pool::draw(&network.source(), Split::Train, 64), device)?;
+        let mut trainer =
+            Trainer::new(probe, |p: &Params| form.build(p), Pool::draw(&pictures(network, recipe), Split::Train, 64), device)?;
         trainer.step()?;
         let start = std::time::Instant::now();
         (0..8).try_for_each(|_| trainer.step().map(|_| ()))?;

@@ -16,10 +16,6 @@ pub struct Recipe {
     /// Learning rate of the discriminator, where it is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub critic_lr: Option<f64>,
-    /// (images shown, learning rate of the generator from there on), in order: the rate that a beginning needs is too high later. The
-    /// discriminator's does not change with it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub lr_steps: Vec<(u64, f64)>,
     /// Images shown at 8, 16, 32 ... px; 0 at all but the last for a network that does not grow.
     pub stages: Vec<u64>,
     /// Images during which a new resolution fades in, at most 40 % of its stage.
@@ -45,6 +41,13 @@ pub struct Recipe {
     /// The least and the greatest magnitude that a noise strength may take. A projected D lets most of them die: it never asks for noise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<(f64, f64)>,
+    /// What the demodulated kernels of a StyleGANv2 are multiplied by at the beginning. Demodulation undoes it, but a step turns a short
+    /// kernel further: drawn at the published length, they are after 16,000 steps almost what they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_scale: Option<f64>,
+    /// The class of the objects that it sees, by its place in [`super::objects::CLASSES`]; all classes without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<usize>,
     /// The training that goes on from the averaged generator when this one is done, against a new D.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub then: Option<Box<Recipe>>,
@@ -121,10 +124,8 @@ impl Recipe {
         };
         let stage = Stage { last: place + 1, blend };
         let left = 1.0 - shown as f64 / self.total() as f64;
-        let step_of =
-            |steps: &[(u64, f64)], first: f64| steps.iter().rev().find(|(from, _)| shown >= *from).map_or(first, |(_, value)| *value);
-        let gamma = step_of(&self.gamma, 1.0);
+        let gamma = self.gamma.iter().rev().find(|(from, _)| shown >= *from).map_or(1.0, |(_, gamma)| *gamma);
         let factor = if self.decay > 0.0 { (left / self.decay).clamp(0.05, 1.0) } else { 1.0 };
-        Point { stage, lr: step_of(&self.lr_steps, self.lr) * factor, critic_lr: self.critic_lr.unwrap_or(self.lr) * factor, gamma }
+        Point { stage, lr: self.lr * factor, critic_lr: self.critic_lr.unwrap_or(self.lr) * factor, gamma }
     }
 }

@@ -51,6 +51,22 @@ impl Source {
         }
     }
 
+    /// The same pictures with objects of this class alone; faces have no classes to choose from and stay as they are.
+    pub fn of_class(self, class: Option<usize>) -> Source {
+        match self {
+            Source::Faces(_) => self,
+            Source::Objects(source) => Source::Objects(source.of_class(class)),
+        }
+    }
+
+    /// The class of every picture, by its place in [`objects::CLASSES`], where the source has but one.
+    pub fn class(&self) -> Option<usize> {
+        match self {
+            Source::Faces(_) => None,
+            Source::Objects(source) => source.class(),
+        }
+    }
+
     /// The source behind a data set's card, for example "mini/faces"; None where it is none of ours.
     pub fn named(name: &str, seed: u64) -> Option<Source> {
         match name {
