@@ -44,7 +44,7 @@ fn of_noise(bounds: Option<(f64, f64)>) -> String {
 /// The phases after the first.
 fn of_phases(recipe: &Recipe, judge: &str) -> String {
     let phase = |(before, next): (&Recipe, &Recipe)| {
-        let noise = of_noise(next.noise);
+        let noise = if next.noise == before.noise { String::new() } else { of_noise(next.noise) };
         let class = match next.class {
             Some(class) if before.class.is_none() => format!(", of pictures of the class \"{}\" alone", CLASSES[class]),
             _ => String::new(),
