@@ -15,7 +15,7 @@ use mtv_bench::zoo::curve;
 use mtv_bench::zoo::drawing::{SIZE, Split};
 use mtv_bench::zoo::faces::{FACTORS, Factor, Picture, Source, TRAIN_IDENTITIES, UNSEEN_EVERY};
 use mtv_bench::zoo::linear_algebra::{Symmetric, logistic};
-use mtv_bench::zoo::measure::frechet;
+use mtv_bench::zoo::measure::{Sampler, Seen, frechet};
 use mtv_bench::zoo::model_card;
 use mtv_bench::zoo::networks;
 use mtv_bench::zoo::objects::{self, CLASSES};
@@ -352,9 +352,9 @@ fn the_shipped_generator_makes_varied_faces() -> mtv_bench::Result<()> {
     let read = |name: &str| mtv_bench::zoo::model_card::shipped(name);
     let generator = networks::open_generator(&read("mini/stylegan1")?, "mini/stylegan1", &CPU)?;
     let judge = networks::open_judge(&faces(), &read("mini/judge")?, "mini/judge", &CPU)?;
-    let sampler = mtv_bench::zoo::measure::Sampler { generator: generator.as_ref(), seed: 77, device: &CPU };
-    let seen = mtv_bench::zoo::measure::Seen::through(&judge, 100, |first, count| sampler.images(first, count))?;
-    let real = mtv_bench::zoo::measure::Seen::held_out(&judge, &faces(), 0, 100, &CPU)?;
+    let sampler = Sampler { generator: generator.as_ref(), seed: 77, device: &CPU };
+    let seen = Seen::through(&judge, 100, |first, count| sampler.images(first, count))?;
+    let real = Seen::held_out(&judge, &faces(), 0, 100, &CPU)?;
     for factor in [Factor::Smile, Factor::Yaw, Factor::Glasses, Factor::SkinTone] {
         let (a, b) = (seen.spread()[factor as usize], real.spread()[factor as usize]);
         assert!(a > 0.5 * b, "{factor:?}: {a} beside {b}");
@@ -374,6 +374,20 @@ fn the_shipped_classifier_finds_objects() -> mtv_bench::Result<()> {
     assert!(m["cam_energy_in_mask_128px"] > 1.6 * m["mask_area"], "{m:?}");
     assert!(m["cam_energy_in_mask_128px"] > m["centre_prior_in_mask"], "{m:?}");
     assert!(m["cam_energy_in_mask_128px"] > m["cam_energy_in_mask_random_128px"] + 0.05, "{m:?}");
+    Ok(())
+}
+
+/// The judge is sure of most renders, and of few pictures from which little can be told.
+#[test]
+fn the_shipped_judge_of_objects_is_sure_of_what_is_plain() -> mtv_bench::Result<()> {
+    let source = source::Source::Objects(objects::Source::new(source::SEED));
+    let judge = networks::open_judge(&source, &mtv_bench::zoo::model_card::shipped("mini/judge_objects")?, "mini/judge_objects", &CPU)?;
+    let batch =
+        |first: usize, count: usize| source.batch(Split::HeldOut, &(first as u64..(first + count) as u64).collect::<Vec<_>>(), SIZE, &CPU);
+    let plain = Seen::through(&judge, 200, batch)?;
+    let blurred = Seen::through(&judge, 200, |first, count| batch(first, count)?.avg_pool2d(16)?.upsample_nearest2d(SIZE, SIZE))?;
+    assert!(plain.certainties.iter().chain(&blurred.certainties).all(|c| (0.1..=1.0001).contains(c)));
+    assert!(plain.recognized() > 0.8 && blurred.recognized() < 0.5 * plain.recognized(), "{} {}", plain.recognized(), blurred.recognized());
     Ok(())
 }
 

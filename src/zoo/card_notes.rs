@@ -55,8 +55,7 @@ fn of_phases(recipe: &Recipe, judge: &str) -> String {
         };
         let kernels = next.kernel_scale.map_or(String::new(), |scale| {
             format!(
-                " Its demodulated kernels are multiplied by {scale} first, which changes no image and makes every step turn them further: until \
-                then they had hardly moved from where they were drawn."
+                " Its demodulated kernels are multiplied by {scale} first, which changes no image and makes every step turn them further."
             )
         });
         let objective = if next.objective == before.objective { String::new() } else { format!(", with {}", next.objective.title()) };
@@ -108,12 +107,13 @@ pub fn of(network: &Network) -> String {
                         saw an accessory."
                     )
                 }
-                Source::Objects(_) if source.class().is_some() => "; held-out renders are those of the class alone; share_* how often the judge sees it; \
-                    recognized the share of pictures of whose class it is sure (a probability of 0.9 or more)."
-                    .to_string(),
-                Source::Objects(_) => "; share_* how often the judge sees a class; recognized the share of pictures of whose class it is sure (a probability of \
-                    0.9 or more)."
-                    .to_string(),
+                Source::Objects(_) => {
+                    let held_out = if source.class().is_some() { "; held-out renders are those of the class alone" } else { "" };
+                    format!(
+                        "{held_out}; share_* how often the judge sees a class; recognized the share of pictures of whose class it is sure (a \
+                        probability of 0.9 or more)."
+                    )
+                }
             };
             let of_critic = match (&recipe.projected_on, form) {
                 (Some(card), _) => {
