@@ -99,7 +99,14 @@ fn a_source_may_draw_one_class_alone() -> mtv_bench::Result<()> {
         assert_eq!((car.label.class, &car.label.factors), (1, &one.label.factors));
         assert_eq!(car.rgb == one.rgb, one.label.class == 1);
     }
-    assert_eq!(networks::Network::named("mini/stylegan2_cars")?.source().class(), Some(1));
+    let network = networks::Network::named("mini/stylegan2_cars")?;
+    assert_eq!((network.source().class(), network.source().name()), (Some(1), "mini/cars"));
+    // Its card is that of the pictures, so that a study compares the network's images with cars.
+    let named = |name: &str| source::Source::named(name, 3).map(|s| (s.class(), s.name(), s.draw(Split::HeldOut, 5).rgb));
+    assert_eq!(named("mini/cars"), Some((Some(1), "mini/cars", cars.draw(Split::HeldOut, 5).rgb)));
+    assert_eq!(named("mini/objects"), Some((None, "mini/objects", all.draw(Split::HeldOut, 5).rgb)));
+    assert_eq!((named("mini/trees").is_none(), all.of_class(Some(2)).name()), (true, "mini/objects"));
+    assert_eq!(Card::load(network.name)?.data.as_deref(), Some("mini/cars"));
     assert_eq!(networks::Network::named("mini/biggan")?.source().class(), None);
     let faces = source::Source::Faces(Source::new(3));
     assert_eq!(faces.clone().of_class(Some(1)).draw(Split::Train, 0).rgb, faces.draw(Split::Train, 0).rgb);

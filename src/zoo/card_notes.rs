@@ -92,7 +92,7 @@ pub fn of(network: &Network) -> String {
                 Distances and factors are those of {judge} on 8-bit samples{samples}; spread_* is the standard deviation \
                 of a regressed factor relative to that on held-out renders",
                 recipe.pool,
-                source.name(),
+                source.clone().of_class(recipe.class).name(),
                 SEED,
                 recipe.objective.title(),
                 of_noise(recipe.noise),
