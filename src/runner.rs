@@ -84,8 +84,9 @@ impl Runner<'_> {
         }
         let record = self.record(&finished)?;
         let executed = finished.iter().filter(|(_, cached)| !cached).count();
-        // The words of a study may change although every stage is cached: labels, the order that is claimed, notes.
-        let changed = executed > 0 || Record::read(&folder.join("record.json")).map_or(true, |old| old.spec != record.spec);
+        // Although every stage is cached, the words of a study may have changed (labels, the order that is claimed, notes), or another run may
+        // have made the stages that are new.
+        let changed = executed > 0 || Record::read(&folder.join("record.json")).map_or(true, |old| !of_the_same(&old, &record));
         if changed {
             write_record(&folder, &record)?;
         }
@@ -318,6 +319,12 @@ impl Runner<'_> {
             timings: Vec::new(),
         }
     }
+}
+
+/// Whether two records are of the same study, the same weights and the same stages.
+fn of_the_same(a: &Record, b: &Record) -> bool {
+    let keys = |r: &Record| r.provenance.stages.iter().map(|s| s.key.clone()).collect::<Vec<_>>();
+    a.spec == b.spec && a.provenance.weights == b.provenance.weights && keys(a) == keys(b)
 }
 
 fn write_record(folder: &std::path::Path, record: &Record) -> Result<()> {

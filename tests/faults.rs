@@ -39,6 +39,14 @@ fn the_same_command_gives_the_same_bytes_and_a_second_one_does_no_work() {
     assert_eq!(before, std::fs::read(sandbox.path("a/runs/ablation_mtv.tiny/record.json")).expect("the record"));
     assert!(sandbox.run(&["plan", "ablation_mtv", "--profile", "tiny", "--out", "a"]).stdout.contains("Nothing to do"));
 
+    // A record of other stages, which another run has since made anew: no work, but it is written again.
+    let path = sandbox.path("a/runs/ablation_mtv.tiny/record.json");
+    let text = String::from_utf8(before.clone()).expect("text");
+    std::fs::write(&path, text.replace(&a.provenance.stages[3].key, "another")).expect("written");
+    let renewed = sandbox.run(&["run", "ablation_mtv", "--profile", "tiny", "--out", "a"]);
+    assert!(renewed.code == Some(0) && renewed.stderr.contains("nothing to do"), "{}", renewed.stderr);
+    assert_eq!(sandbox.record("a", "ablation_mtv.tiny").provenance.stages[3].key, a.provenance.stages[3].key);
+
     // Other words in the study: no work, but the table says them.
     sandbox.write(
         "experiments/ablation_mtv.toml",

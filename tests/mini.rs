@@ -138,6 +138,6 @@ fn the_zoo_trains_an_encoder() -> mtv_bench::Result<()> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let refused = |recipe: Recipe| encoders::train(&recipe, folder.path(), false, &CPU).expect_err("refused").message;
     assert!(refused(Recipe { baseline: Baseline::Alae, ..native.clone() }).contains("a picture has no w"));
-    assert!(refused(Recipe { pictures: Some("mini/judge".into()), ..native }).contains("mini/faces or mini/objects only"));
+    assert!(refused(Recipe { pictures: Some("mini/judge".into()), ..native }).contains("mini/faces, mini/objects or mini/cars only"));
     Ok(())
 }

@@ -99,8 +99,15 @@ fn a_source_may_draw_one_class_alone() -> mtv_bench::Result<()> {
         assert_eq!((car.label.class, &car.label.factors), (1, &one.label.factors));
         assert_eq!(car.rgb == one.rgb, one.label.class == 1);
     }
-    assert_eq!(networks::Network::named("mini/stylegan2_cars")?.source().class(), Some(1));
-    assert_eq!(networks::Network::named("mini/stylegan2")?.source().class(), None);
+    let network = networks::Network::named("mini/stylegan2_cars")?;
+    assert_eq!((network.source().class(), network.source().name()), (Some(1), "mini/cars"));
+    // Its card is that of the pictures, so that a study compares the network's images with cars.
+    let named = |name: &str| source::Source::named(name, 3).map(|s| (s.class(), s.name(), s.draw(Split::HeldOut, 5).rgb));
+    assert_eq!(named("mini/cars"), Some((Some(1), "mini/cars", cars.draw(Split::HeldOut, 5).rgb)));
+    assert_eq!(named("mini/objects"), Some((None, "mini/objects", all.draw(Split::HeldOut, 5).rgb)));
+    assert_eq!((named("mini/trees").is_none(), all.of_class(Some(2)).name()), (true, "mini/objects"));
+    assert_eq!(Card::load(network.name)?.data.as_deref(), Some("mini/cars"));
+    assert_eq!(networks::Network::named("mini/biggan")?.source().class(), None);
     let faces = source::Source::Faces(Source::new(3));
     assert_eq!(faces.clone().of_class(Some(1)).draw(Split::Train, 0).rgb, faces.draw(Split::Train, 0).rgb);
     Ok(())
@@ -283,6 +290,9 @@ fn a_curve_has_means_between_its_points() {
     assert_eq!((phases.images.as_slice(), phases.values["loss"].as_slice()), (&[10, 14, 20][..], &[1.0, 2.0, 4.0][..]));
     let points = (0..1000).filter(|step| curve::due(16 * step, 16 * (step + 1), 16_000)).count();
     assert_eq!((points, curve::due(15_984, 16_000, 16_000)), (20, true));
+    // A distance is measured at each point, so that those of a short phase are no closer than 500 images.
+    let places = |total: u64| (0..total / 16).filter(|step| curve::due(16 * step, 16 * (step + 1), total)).collect::<Vec<_>>();
+    assert_eq!((places(800), places(1600), places(160)), (vec![49], vec![33, 66, 99], vec![9]));
 }
 
 /// At the end of a training the curve stands where the card does.

@@ -66,7 +66,7 @@ enum Action {
     },
     /// Draw a sheet of a picture source: 64 samples, one factor from -1 to 1, or all factors.
     Sheet {
-        /// "faces" or "objects".
+        /// "faces", "objects", or "cars" of the latter.
         source: String,
         /// A factor, for example "smile" or "scale".
         #[arg(long)]
@@ -204,7 +204,8 @@ fn list() -> Result<()> {
 
 fn picture_source(name: &str) -> Result<Source> {
     let card = format!("mini/{}", name.trim_start_matches("mini/"));
-    Source::named(&card, source::SEED).ok_or_else(|| Error::usage(format!("there is no source \"{name}\"; there are faces and objects")))
+    Source::named(&card, source::SEED)
+        .ok_or_else(|| Error::usage(format!("there is no source \"{name}\"; there are faces, objects and cars")))
 }
 
 fn draw_sheet(source: &Source, factor: Option<&str>, unseen: bool, masks: bool, out: &Path) -> Result<()> {

@@ -115,7 +115,7 @@ fn groups(factors: &Factors, unseen: &[bool]) -> Vec<(String, Vec<bool>)> {
     for (class, name) in CLASSES.iter().enumerate().filter(|_| !factors.classes.is_empty()) {
         groups.push((format!("class {name}"), factors.classes.iter().map(|c| *c as usize == class).collect()));
     }
-    let listed: &[(&str, &str, Rule)] = if factors.data == "mini/objects" { &OBJECTS } else { &FACES };
+    let listed: &[(&str, &str, Rule)] = if factors.classes.is_empty() { &FACES } else { &OBJECTS };
     for (what, factor, rule) in listed {
         let Some(place) = factors.names.iter().position(|n| n == factor) else { continue };
         let inside = |v: f64| match *rule {

@@ -158,7 +158,9 @@ fn pictures(spec: &BaselineSpec) -> Result<Option<Source>> {
         return Err(Error::usage("latent reciprocity is learned on the generator's own images: a picture has no w"));
     }
     let source = Source::named(name, source::SEED);
-    source.map(Some).ok_or_else(|| Error::usage(format!("{name}: encoders learn from the pictures of mini/faces or mini/objects only")))
+    source
+        .map(Some)
+        .ok_or_else(|| Error::usage(format!("{name}: encoders learn from the pictures of mini/faces, mini/objects or mini/cars only")))
 }
 
 fn draw(

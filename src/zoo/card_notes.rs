@@ -92,7 +92,7 @@ pub fn of(network: &Network) -> String {
                 Distances and factors are those of {judge} on 8-bit samples{samples}; spread_* is the standard deviation \
                 of a regressed factor relative to that on held-out renders",
                 recipe.pool,
-                source.name(),
+                source.clone().of_class(recipe.class).name(),
                 SEED,
                 recipe.objective.title(),
                 of_noise(recipe.noise),
@@ -108,7 +108,7 @@ pub fn of(network: &Network) -> String {
                     )
                 }
                 Source::Objects(_) => {
-                    let held_out = if source.class().is_some() { "; held-out renders are those of the class alone" } else { "" };
+                    let held_out = if source.class().is_some() { "; held-out renders are those of the class alone, on the curve those of the phase" } else { "" };
                     format!(
                         "{held_out}; share_* how often the judge sees a class; recognized the share of pictures of whose class it is sure (a \
                         probability of 0.9 or more)."

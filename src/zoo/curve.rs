@@ -20,9 +20,9 @@ use crate::{Error, Result};
 
 /// The curve in the folder of a finished training.
 pub const FILE: &str = "curve.json";
-/// Points of a curve.
+/// Points of a curve, at most.
 const POINTS: u64 = 20;
-/// Least images between two points at which a distance is worth measuring.
+/// Least images between two points: a distance is measured at each.
 const APART: u64 = 500;
 
 pub const FRECHET: &str = "frechet_distance";
@@ -56,9 +56,9 @@ impl Meter {
     }
 }
 
-/// Whether a point of the curve lies on the way from `before` to `after` images, of `total`.
+/// Whether a point of the curve lies on the way from `before` to `after` images, of `total`. The last one lies at the end.
 pub fn due(before: u64, after: u64, total: u64) -> bool {
-    let place = |images: u64| images * POINTS / total.max(1);
+    let place = |images: u64| images * (total / APART).clamp(1, POINTS) / total.max(1);
     place(before) < place(after)
 }
 
@@ -108,9 +108,9 @@ impl<'a> Gauge<'a> {
         Gauge { source, judge, device, real: OnceCell::new() }
     }
 
-    /// Whether the judge knows such images, and the points are far enough apart for what measuring costs.
+    /// Whether the judge knows such images, and the training is long enough for what measuring costs.
     pub fn is_worth(resolution: usize, total: u64) -> bool {
-        resolution == 64 && total >= POINTS * APART
+        resolution == 64 && total >= APART
     }
 
     /// The Fréchet distance of the generator's images to held-out pictures; those of a smaller stage are enlarged.

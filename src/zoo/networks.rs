@@ -217,6 +217,11 @@ impl Network {
         let recipe = serde_json::to_value(recipe).map_err(|e| Error::internal(e.to_string()))?;
         let source = match &self.training {
             Training::Encoder(encoders::Recipe { pictures: None, generator, .. }) => format!("images of {generator}"),
+            Training::Generator { recipe, .. } => {
+                let mut names: Vec<&str> = recipe.phases().map(|phase| self.source().of_class(phase.class).name()).collect();
+                names.dedup();
+                format!("{}, seed {}", names.join(" and "), source::SEED)
+            }
             _ => format!("{}, seed {}", self.source().name(), source::SEED),
         };
         Ok(serde_json::json!({

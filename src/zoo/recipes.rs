@@ -226,13 +226,8 @@ pub fn all() -> Vec<Network> {
             title: "VGG16 topology, narrow, classifier of the procedural objects (seed 2): LPIPS, evaluation only",
             training: object_classifier(2, 72_000),
         },
-        Network {
-            name: "mini/stylegan2",
-            title: "StyleGANv2 on procedural objects, 64 px",
-            training: objects(of_objects.clone(), Form::stylegan2(64, 128, 1024)),
-        },
-        // Of ten classes the network above draws few objects that anyone would name. The paper's is of one class (LSUN cats). A network
-        // that learned nothing but cars from random weights drew all of them in one place.
+        // Of one class, as the paper's (LSUN cats): when it ends with the phases of ten classes, the judge is sure of 0.46 as many of its objects
+        // as of renders. They come first all the same: what learned nothing but cars from random weights drew all of them in one place.
         Network {
             name: "mini/stylegan2_cars",
             title: "StyleGANv2 on procedural cars, 64 px",

@@ -42,7 +42,7 @@ pub struct Recipe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<(f64, f64)>,
     /// What the demodulated kernels of a StyleGANv2 are multiplied by at the beginning. Demodulation undoes it, but a step turns a short
-    /// kernel further: at the published length, those of mini/stylegan2 have after 15,000 steps a cosine of 0.91 to 0.98 to what was drawn.
+    /// kernel further: at the published length, those of a StyleGANv2 had after 15,000 steps a cosine of 0.91 to 0.98 to what was drawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_scale: Option<f64>,
     /// The class of the objects that it sees, by its place in [`super::objects::CLASSES`]; all classes without it.

@@ -9,6 +9,9 @@ use super::{faces, objects};
 /// The seed of the pictures that every network of the zoo sees.
 pub const SEED: u64 = 1;
 
+/// The cards of pictures of one class, by its name in [`objects::CLASSES`].
+const OF_ONE_CLASS: [(&str, &str); 1] = [("mini/cars", "car")];
+
 /// One picture of either source.
 pub struct Drawn {
     /// 64 rows of 64 pixels of R, G, B.
@@ -72,15 +75,22 @@ impl Source {
         match name {
             "mini/faces" => Some(Self::of(Subject::Faces, seed)),
             "mini/objects" => Some(Self::of(Subject::Objects, seed)),
-            _ => None,
+            _ => {
+                let (_, class) = OF_ONE_CLASS.iter().find(|(card, _)| *card == name)?;
+                let class = objects::CLASSES.iter().position(|c| c == class)?;
+                Some(Self::of(Subject::Objects, seed).of_class(Some(class)))
+            }
         }
     }
 
-    /// The name of its card.
+    /// The name of its card; that of all objects where its class has none of its own.
     pub fn name(&self) -> &'static str {
         match self {
             Source::Faces(_) => "mini/faces",
-            Source::Objects(_) => "mini/objects",
+            Source::Objects(source) => {
+                let class = source.class().and_then(|class| objects::CLASSES.get(class));
+                OF_ONE_CLASS.iter().find(|(_, name)| Some(name) == class).map_or("mini/objects", |(card, _)| card)
+            }
         }
     }
 
