@@ -349,6 +349,9 @@ fn a_card_says_whose_curve_it_shows() -> mtv_bench::Result<()> {
     checkpoint::save(&again.join("weights.safetensors"), &tensors, &about)?;
     let error = card(Some(&again)).expect_err("another recipe").message;
     assert!(error.contains("another recipe"), "{error}");
+    std::fs::write(path("shipped.safetensors"), model_card::shipped("mini/stylegan1")?).expect("written");
+    let error = card(None).expect_err("another network").message;
+    assert!(error.contains("shipped.safetensors: weights of mini/stylegan1, not of mini/stylegan1_tiny"), "{error}");
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 /// training left. `repetition`: the folder of the same training done again, whose curve the card shows; without it the curve is that beside the
 /// weights, or of the card that these weights have already.
 ///
-/// Errors: unreadable weights; a repetition by another recipe, or without a curve.
+/// Errors: unreadable weights, or those of another network; a repetition by another recipe, or without a curve.
 pub fn write(
     network: &Network,
     weights: &Path,
@@ -36,6 +36,10 @@ pub fn write(
         }
         _ => Error::io(weights, "reading", e),
     })?;
+    let (_, about) = checkpoint::read(&bytes, &weights.display().to_string(), device)?;
+    if let Some(other) = about["name"].as_str().filter(|name| *name != network.name) {
+        return Err(Error::usage(format!("{}: weights of {other}, not of {}", weights.display(), network.name)));
+    }
     let curve = match repetition {
         Some(folder) => Some(curve_of_repetition(&bytes, folder, device)?),
         None => match curve::read(weights.parent().unwrap_or(out))? {
@@ -46,7 +50,6 @@ pub fn write(
                 .and_then(|c| c.training?.curve),
         },
     };
-    let (_, about) = checkpoint::read(&bytes, &weights.display().to_string(), device)?;
     let generator = matches!(network.training, Training::Generator { .. });
     let pictures = out.join(network.name);
     let names: &[&str] = match &network.training {
