@@ -404,6 +404,15 @@ fn the_shipped_judge_of_objects_is_sure_of_what_is_plain() -> mtv_bench::Result<
     Ok(())
 }
 
+/// Sure and right, of the pictures of each class: a mistake counts against the class that was asked for.
+#[test]
+fn a_class_is_recognized_where_the_judge_is_sure_and_right() {
+    let seen =
+        Seen { features: Vec::new(), factors: Vec::new(), classes: vec![0, 0, 1, 0, 1], certainties: vec![0.95, 0.5, 0.99, 0.99, 0.9] };
+    assert_eq!(seen.recognized_as(&[0, 0, 1, 1, 1], 2), [0.5, 2.0 / 3.0]);
+    assert!(seen.recognized_as(&[0; 5], 2)[1].is_nan());
+}
+
 /// Persons whom the identity network never saw, with another smile, yaw and light.
 #[test]
 fn the_shipped_identity_network_tells_persons_apart() -> mtv_bench::Result<()> {

@@ -135,9 +135,9 @@ pub fn of(network: &Network) -> String {
                 }
                 Form::StyleGan2(_) => " There is no path length regulariser and no style mixing.",
                 Form::BigGan { .. } => {
-                    " class_accuracy: how often the judge sees the class that was asked for. *_truncated is at truncation 0.4, as the studies \
-                    use the network. The discriminator is told the class (Miyato and Koyama, ICLR 2018). Attention stands at half the resolution; batch \
-                    norms take their statistics from 16 images."
+                    " class_accuracy: how often the judge sees the class that was asked for; recognized_* how often, of the images of a class, it \
+                    is sure and right. *_truncated is at truncation 0.4, as the studies use the network. The discriminator is told the class \
+                    (Miyato and Koyama, ICLR 2018). Attention stands at half the resolution; batch norms take their statistics from 16 images."
                 }
             };
             format!("{common}{of_source}{of_critic}{}{of_form}", of_phases(recipe, judge))

@@ -225,6 +225,9 @@ fn measure_generator(
         m.put("class_accuracy", share);
         m.bar("the share of pictures that the judge finds of their class", share, share >= 0.8 * accuracy, "at least 0.8 of the source's");
     }
+    if let Some(asked) = sampler.classes(0, seen.len())? {
+        measure_classes(&mut m, &asked.to_vec1()?, source, &seen, &real);
+    }
     Ok(m)
 }
 
@@ -252,6 +255,7 @@ fn measure_truncated(
     let seen = Seen::through(judge, PICTURES, |first, count| sampler.images(first, count))?;
     m.put("frechet_distance_truncated", frechet(&seen.features, &real.features));
     m.put("diversity_truncated", seen.diversity());
+    m.put("recognized_truncated", seen.recognized());
     if let Some(share) = class_accuracy(&sampler, &seen)? {
         m.put("class_accuracy_truncated", share);
     }
@@ -298,4 +302,23 @@ fn measure_objects(m: &mut Measured, class: Option<usize>, seen: &Seen, real: &S
         }
     }
     m.bar(&format!("the share of the rarest class ({rarest}) relative to the source's"), least, least >= 0.5, "at least 0.5");
+}
+
+/// Of the images of each class that was asked for, the share of which the judge is sure and right: the mean over all hides a class that the
+/// generator did not learn.
+fn measure_classes(m: &mut Measured, asked: &[u32], source: &Source, seen: &Seen, real: &Seen) {
+    let pictures = source.draw_all(Split::HeldOut, &source.plain_held_out(0, real.len()));
+    let shown: Vec<u32> = pictures.iter().map(|picture| picture.label.class).collect();
+    let (mut least, mut of) = (f64::MAX, "");
+    let (found, wanted) = (seen.recognized_as(asked, objects::CLASSES.len()), real.recognized_as(&shown, objects::CLASSES.len()));
+    for ((name, found), wanted) in objects::CLASSES.iter().zip(found).zip(wanted) {
+        m.put(&format!("recognized_{name}"), found);
+        m.put(&format!("source_recognized_{name}"), wanted);
+        if found / wanted < least {
+            (least, of) = (found / wanted, name);
+        }
+    }
+    let what =
+        format!("the share of images of the least recognized class ({of}) of which the judge is sure and right, relative to the source's");
+    m.bar(&what, least, least >= 0.7, "at least 0.7");
 }

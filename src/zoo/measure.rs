@@ -88,6 +88,17 @@ impl Seen {
         self.certainties.iter().filter(|c| **c >= SURE).count() as f64 / self.len().max(1) as f64
     }
 
+    /// Of the pictures of each of `count` classes, the share of which the judge is sure and right; `classes`: that of each picture. NaN where
+    /// there are none.
+    pub fn recognized_as(&self, classes: &[u32], count: usize) -> Vec<f64> {
+        let (mut pictures, mut right) = (vec![0usize; count], vec![0usize; count]);
+        for ((&class, &found), &certainty) in classes.iter().zip(&self.classes).zip(&self.certainties) {
+            pictures[class as usize] += 1;
+            right[class as usize] += usize::from(found == class && certainty >= SURE);
+        }
+        right.iter().zip(&pictures).map(|(&right, &of)| right as f64 / of as f64).collect()
+    }
+
     /// For each picture, the nearest of `others` and its distance.
     pub fn nearest(&self, others: &Seen) -> Vec<(usize, f64)> {
         let nearest = |a: &Vec<f64>| {
