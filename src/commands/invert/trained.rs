@@ -15,7 +15,7 @@ use crate::zoo::encoders;
 use crate::{Error, Result};
 
 /// What to do when there is none.
-const TRAIN: &str = "`mtv-bench run ablation_mtv` trains five (about ten minutes on two cores), or name one with --encoder, \
+const TRAIN: &str = "`mtv-bench run ablation_mtv` trains five (ten to twenty minutes on two cores), or name one with --encoder, \
     or take one that ships with --method psp";
 
 /// A trained encoder.
